@@ -1,0 +1,105 @@
+"""The shared idea: matching positions gives an affinity, and whoever holds an affinity can aggregate values with it.
+
+Because that is a property of the interface, every operator can be shared between blocks. Knows nothing of images or
+networks.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nlsr.errors import ShapeError
+
+Keep = Literal["stored", "recomputed"]
+"""What an affinity holds on to: its weights, or only what they are made from (less memory, more arithmetic)."""
+
+
+class Affinity(ABC):
+    """How strongly each query position draws on each key position. Non-negative; its rows need not sum to one."""
+
+    num_queries: int
+    num_keys: int
+
+    @abstractmethod
+    def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
+        """What each query receives: the values of all keys, weighted by its row. Differentiable in both factors."""
+
+    @abstractmethod
+    def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
+        """The rows of the affinity matrix for these query positions; costs q * keys per image."""
+
+    def dense(self) -> Float[Tensor, "b queries keys"]:
+        """The whole matrix: quadratic, for small maps and tests only."""
+        return self.rows(torch.arange(self.num_queries))
+
+
+class Operator(nn.Module, ABC):
+    """A way of matching positions."""
+
+    @abstractmethod
+    def match(self, features: Float[Tensor, "b c h w"], *, keep: Keep = "stored") -> Affinity:
+        """The affinity between the positions of a feature map, in row-major order. Never changes a buffer."""
+
+    def learn(self, affinity: Any, *, generator: torch.Generator) -> None:
+        """Adapt what no gradient reaches to a batch that was matched; called by the training loop after a step."""
+
+
+class SharedAttention(nn.Module):
+    """One residual block: matches, if it owns an operator, or reuses the affinity it is given, then aggregates.
+
+    `features + residual_scale * aggregate(values(features))`. The first block of a network owns the operator; the
+    blocks that share its affinity own none and pay only for the aggregation.
+
+    Source: LCoAN (arXiv 2404.04922), Collaborative Attention.
+    """
+
+    def __init__(self, channels: int, operator: Operator | None = None, *, residual_scale: float = 1.0) -> None:
+        """
+        Args:
+            channels: of the features, in and out.
+            operator: matches the features; None for a block that only reuses.
+            residual_scale: factor of what the attention adds.
+        """
+        super().__init__()
+        self.operator = operator
+        self.values = nn.Conv2d(channels, channels, 1)
+        self.residual_scale = residual_scale
+
+    def forward(
+        self, features: Float[Tensor, "b c h w"], affinity: Affinity | None = None, *, keep: Keep = "stored"
+    ) -> tuple[Float[Tensor, "b c h w"], Affinity]:
+        """Returns the refined features and the affinity that was used, for the next block.
+
+        Raises: ShapeError if the block owns no operator and gets no affinity, or one of another size.
+        """
+        height, width = features.shape[-2:]
+        if affinity is None:
+            if self.operator is None:
+                raise ShapeError("this block owns no operator: expected an affinity to reuse, got none")
+            affinity = self.operator.match(features, keep=keep)
+        if affinity.num_queries != height * width:
+            raise ShapeError(
+                f"expected an affinity of {height}x{width} = {height * width} positions, got {affinity.num_queries}; "
+                "an affinity can be reused on feature maps of its own size only"
+            )
+        drawn = affinity.aggregate(to_tokens(self.values(features)))
+        return features + self.residual_scale * to_map(drawn, height, width), affinity
+
+
+def to_tokens(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:
+    """Positions in row-major order."""
+    return rearrange(features, "b c h w -> b (h w) c")
+
+
+def to_map(tokens: Float[Tensor, "b l c"], height: int, width: int) -> Float[Tensor, "b c h w"]:
+    """The inverse of `to_tokens`."""
+    return rearrange(tokens, "b (h w) c -> b c h w", h=height, w=width)
+
+
+def matching_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of scores and sums: at least float32, whatever the precision around them."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,276 @@
+"""Sort positions by group, cut them into chunks, let each chunk attend to itself and its two neighbours, restore.
+
+The machinery that NLSA (groups by hashing), GLA (super-bit hashing) and LCoA (k-means clusters) share: they differ in
+how a position gets its code. Linear in the positions. Knows nothing of where codes come from.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from nlsr.attention.affinity import Affinity, Keep, matching_dtype
+
+KEY_NORM_FLOOR = 5e-5
+"""Published lower bound of a key's norm when it is normalised."""
+BLOCK_BYTES = 16 * 2**20
+"""Memory of the scores of one block of chunks; larger blocks were not faster."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Which position sits in which slot of the sorted sequence, in each image and round.
+
+    `order[b, r, slot]` is the position in a slot; `slots[b, r, position]` the first slot of a position. The last chunk
+    is filled by repeating the last sorted positions once more, in the same order, as published. A map of fewer than
+    half a chunk becomes one chunk without repetitions.
+    """
+
+    order: Int[Tensor, "b r p"]
+    slots: Int[Tensor, "b r l"]
+    chunk_size: int
+
+    @classmethod
+    def sort(cls, codes: Int[Tensor, "b r l"], chunk_size: int) -> "Chunks":
+        """Stable sort, so that equal codes stay in row-major order on every device."""
+        length = codes.shape[-1]
+        order = codes.sort(dim=-1, stable=True).indices
+        slots = torch.empty_like(order).scatter_(-1, order, torch.arange(length, device=codes.device).expand_as(order))
+        if 2 * length < chunk_size:
+            chunk_size = length
+        padding = -length % chunk_size
+        return cls(torch.cat((order, order[..., length - padding :]), dim=-1), slots, chunk_size)
+
+    def gather(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b r n m c"]:
+        batch, rounds, padded = self.order.shape
+        picked = _pick(tokens, self.order.flatten(1))
+        return picked.view(batch, rounds, padded // self.chunk_size, self.chunk_size, tokens.shape[-1])
+
+    def restore(self, chunked: Float[Tensor, "b r n m c"]) -> Float[Tensor, "b r l c"]:
+        batch, rounds, length = self.slots.shape
+        offsets = torch.arange(rounds, device=self.slots.device).view(1, -1, 1) * self.order.shape[-1]
+        picked = _pick(chunked.flatten(1, 3), (self.slots + offsets).flatten(1))
+        return picked.view(batch, rounds, length, chunked.shape[-1])
+
+
+class ChunkedAffinity(Affinity):
+    """Softmax attention within neighbourhoods of three chunks, over one or several rounds of sorting.
+
+    A position draws on the positions of its own chunk and of the two chunks beside it in sorted order; first and last
+    chunk are neighbours. Rounds are weighted, per position, by the softmax of their log-sums. With n chunks of m slots
+    the *stored* weights take rounds * n * m * 3m numbers per image; *recomputed* keeps queries and keys only and
+    makes a block of weights at a time, in backward again. Values and gradients are equal.
+
+    `codes` (b, r, l) and `embedding` (b, l, d) remain readable: clustering learns from them.
+    """
+
+    def __init__(
+        self,
+        codes: Int[Tensor, "b r l"],
+        embedding: Float[Tensor, "b l d"],
+        *,
+        chunk_size: int,
+        keep: Keep = "stored",
+    ) -> None:
+        """
+        Args:
+            codes: the group of each position, in each round.
+            embedding: queries; keys are the same vectors, normalised, so that a query's norm is its inverse temperature.
+            chunk_size: positions per chunk.
+            keep: what is held, see above.
+        """
+        self.codes, self.embedding = codes, embedding
+        self.num_queries = self.num_keys = embedding.shape[1]
+        self.rounds = codes.shape[1]
+        self.chunks = Chunks.sort(codes, chunk_size)
+        query = embedding.to(matching_dtype(embedding.dtype))
+        key = query / query.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
+        self._query, self._key = self.chunks.gather(query), self.chunks.gather(key)
+        self._stored: Tensor | None = None
+        if keep == "stored":
+            self._stored, log_sum = _Weigh.apply(self._query, self._key, embedding.dtype)
+        elif self.rounds > 1:
+            _, log_sum = _Recomputed.apply(self._query, self._key, self._query[..., :0])
+        if self.rounds > 1:
+            self._round_weights = F.softmax(self.chunks.restore(log_sum[..., None]), dim=1)
+
+    def weights(self) -> Float[Tensor, "g n m k"]:
+        """Softmax weights of the chunks of each image and round (g = b r), in sorted order.
+
+        The k = 3m columns are the slots of chunks j-1, j, j+1 for each of the m rows of chunk j.
+        """
+        if self._stored is not None:
+            return self._stored
+        return _Weigh.apply(self._query, self._key, self.embedding.dtype)[0]
+
+    def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
+        chunked = self.chunks.gather(values)
+        if self._stored is None:
+            drawn, _ = _Recomputed.apply(self._query, self._key, chunked)
+        else:
+            drawn = _Stored.apply(self._stored, chunked)
+        restored = self.chunks.restore(drawn)
+        if self.rounds == 1:
+            return restored[:, 0]
+        return (restored * self._round_weights.to(restored.dtype)).sum(1)
+
+    def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
+        size = self.chunks.chunk_size
+        batch = len(self.codes)
+        weights = self.weights().flatten(1, 2).unflatten(0, (batch, self.rounds))  # b r slots 3m
+        slots = self.chunks.slots[..., queries.to(self.codes.device)]  # b r q
+        picked = weights.gather(2, slots[..., None].expand(-1, -1, -1, 3 * size))
+        if self.rounds > 1:
+            picked = picked * self._round_weights[:, :, queries.to(self.codes.device)].to(picked.dtype)
+        padded = self.chunks.order.shape[-1]
+        first = (slots // size - 1) * size
+        columns = (first[..., None] + torch.arange(3 * size, device=slots.device)) % padded  # b r q 3m
+        keys = self.chunks.order[:, :, None].expand(-1, -1, slots.shape[-1], -1).gather(3, columns)
+        rows = picked.new_zeros(batch, slots.shape[-1], self.num_keys)
+        # A position that sits in two slots of a neighbourhood counts twice, as in aggregate.
+        return rows.scatter_add(2, keys.transpose(1, 2).flatten(2), picked.transpose(1, 2).flatten(2))
+
+
+def _pick(tokens: Tensor, index: Tensor) -> Tensor:
+    """tokens (b, l, c) at index (b, k); a flat index_select is ten times as fast as gather over expanded indices."""
+    batch, length, _ = tokens.shape
+    offsets = torch.arange(batch, device=index.device)[:, None] * length
+    return (
+        tokens.reshape(batch * length, -1).index_select(0, (index + offsets).flatten()).view(batch, -1, tokens.shape[2])
+    )
+
+
+# Below, g = images times rounds, n chunks of m slots, and a window is a chunk with its two neighbours. Windows are
+# overlapping views of a sequence that repeats its last chunk in front and its first behind, so nothing is copied
+# three times; automatic differentiation would copy, hence the hand-written backwards.
+
+
+def _windows(chunked: Tensor) -> Tensor:
+    """(n, m, c) -> (n, 3m, c), a view of one extended copy."""
+    size = chunked.shape[1]
+    extended = torch.cat((chunked[-1:], chunked, chunked[:1])).flatten(0, 1)
+    return extended.unfold(0, 3 * size, size).transpose(1, 2)
+
+
+def _fold(windows: Tensor) -> Tensor:
+    """The adjoint of `_windows`: (n, 3m, c) -> (n, m, c)."""
+    before, own, after = windows.chunk(3, dim=1)
+    return own + before.roll(-1, 0) + after.roll(1, 0)
+
+
+def _blocks(num_chunks: int, size: int, element_size: int) -> list[slice]:
+    step = max(1, BLOCK_BYTES // (3 * size * size * element_size))
+    return [slice(start, start + step) for start in range(0, num_chunks, step)]
+
+
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+class _Weigh(torch.autograd.Function):
+    """query, key (b r n m d) -> softmax weights (g n m 3m) in the given dtype, log-sums (b r n m)."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, dtype: torch.dtype):  # type: ignore[no-untyped-def,override]
+        batch, rounds, n, m, _ = query.shape
+        weights = query.new_empty((batch * rounds, n, m, 3 * m), dtype=dtype)
+        log_sum = query.new_empty((batch * rounds, n, m) if rounds > 1 else (0,))
+        with _full_precision(query):
+            for g, (q, k) in enumerate(zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)):
+                windows = _windows(k).transpose(1, 2)
+                for block in _blocks(n, m, q.element_size()):
+                    scores = torch.bmm(q[block], windows[block])
+                    if rounds > 1:
+                        torch.logsumexp(scores, -1, out=log_sum[g, block])
+                    weights[g, block] = F.softmax(scores, -1)
+        ctx.save_for_backward(query, key, weights)
+        return weights, log_sum.view(batch, rounds, n, m) if rounds > 1 else log_sum
+
+    @staticmethod
+    def backward(ctx, grad_weights: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
+        query, key, weights = ctx.saved_tensors
+        rounds, n, m = query.shape[1:4]
+        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
+        for g, (q, k) in enumerate(zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)):
+            windows = _windows(k)
+            grad_windows = torch.empty_like(windows, memory_format=torch.contiguous_format)
+            for block in _blocks(n, m, q.element_size()):
+                weight = weights[g, block].to(q.dtype)
+                grad_scores = _softmax_backward(weight, grad_weights[g, block].to(q.dtype))
+                if rounds > 1:
+                    grad_scores += weight * grad_log_sum.flatten(0, 1)[g, block, :, None]
+                torch.bmm(grad_scores, windows[block], out=grad_query.flatten(0, 1)[g, block])
+                torch.bmm(grad_scores.transpose(1, 2), q[block], out=grad_windows[block])
+            grad_key.flatten(0, 1)[g] = _fold(grad_windows)
+        return grad_query, grad_key, None
+
+
+class _Stored(torch.autograd.Function):
+    """weights (g n m 3m), values (b r n m c) -> drawn (b r n m c)."""
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, values: Tensor):  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(weights, values)
+        drawn = torch.empty_like(values)
+        with _full_precision(values):
+            for w, v, out in zip(weights, values.flatten(0, 1), drawn.flatten(0, 1), strict=True):
+                torch.bmm(w.to(v.dtype), _windows(v), out=out)
+        return drawn
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
+        weights, values = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[0] else None
+        grad_values = torch.empty_like(values)
+        for g, (w, v, out) in enumerate(zip(weights, values.flatten(0, 1), grad.flatten(0, 1), strict=True)):
+            if grad_weights is not None:
+                grad_weights[g] = torch.bmm(out, _windows(v).transpose(1, 2))
+            grad_values.flatten(0, 1)[g] = _fold(torch.bmm(w.to(v.dtype).transpose(1, 2), out))
+        return grad_weights, grad_values
+
+
+class _Recomputed(torch.autograd.Function):
+    """query, key (b r n m d), values (b r n m c) -> drawn (b r n m c), log-sums (b r n m); weights live for a block."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, values: Tensor):  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(query, key, values)
+        n, m = query.shape[2:4]
+        drawn, log_sum = torch.empty_like(values), query.new_empty(query.shape[:-1])
+        with _full_precision(query):
+            groups = zip(*(t.flatten(0, 1) for t in (query, key, values, drawn, log_sum)), strict=True)
+            for q, k, v, out, total in groups:
+                keys, windows = _windows(k).transpose(1, 2), _windows(v)
+                for block in _blocks(n, m, q.element_size()):
+                    scores = torch.bmm(q[block], keys[block])
+                    torch.logsumexp(scores, -1, out=total[block])
+                    torch.bmm(F.softmax(scores, -1).to(v.dtype), windows[block], out=out[block])
+        return drawn, log_sum
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
+        inputs = ctx.saved_tensors
+        n, m = inputs[0].shape[2:4]
+        grads = tuple(torch.empty_like(t) for t in inputs)
+        groups = zip(*(t.flatten(0, 1) for t in (*inputs, *grads, grad, grad_log_sum)), strict=True)
+        for q, k, v, grad_q, grad_k, grad_v, out, total in groups:
+            keys, windows = _windows(k), _windows(v)
+            grad_keys = keys.new_empty(keys.shape)
+            grad_windows = windows.new_empty(windows.shape)
+            for block in _blocks(n, m, q.element_size()):
+                weights = F.softmax(torch.bmm(q[block], keys[block].transpose(1, 2)), -1)
+                grad_weights = torch.bmm(out[block], windows[block].transpose(1, 2))
+                grad_scores = _softmax_backward(weights, grad_weights.to(q.dtype)) + weights * total[block, :, None]
+                torch.bmm(grad_scores, keys[block], out=grad_q[block])
+                torch.bmm(grad_scores.transpose(1, 2), q[block], out=grad_keys[block])
+                torch.bmm(weights.to(v.dtype).transpose(1, 2), out[block], out=grad_windows[block])
+            grad_k.copy_(_fold(grad_keys))
+            grad_v.copy_(_fold(grad_windows))
+        return grads
+
+
+def _softmax_backward(weights: Tensor, grad: Tensor) -> Tensor:
+    return weights * (grad - (weights * grad).sum(-1, keepdim=True))

@@ -1,0 +1,99 @@
+"""Exact softmax attention over all positions: the reference, in memory linear in the positions.
+
+The L x L matrix never exists: queries are taken in blocks, and backward computes each block again.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nlsr.attention.affinity import Affinity, Keep, Operator, matching_dtype, to_tokens
+
+BLOCK_BYTES = 16 * 2**20
+"""Memory of one block of scores; larger blocks were not faster."""
+
+
+class DenseAffinity(Affinity):
+    """softmax_j(query_i . key_j) over all keys; quadratic in time, linear in memory."""
+
+    def __init__(self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"]) -> None:
+        self.query = query.to(matching_dtype(query.dtype))
+        self.key = key.to(matching_dtype(key.dtype))
+        self.num_queries, self.num_keys = query.shape[1], key.shape[1]
+
+    def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
+        batch = values.shape[0]
+        block = max(1, BLOCK_BYTES // (self.query.element_size() * batch * self.num_keys))
+        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (self.query, self.key, values))
+        parts = []
+        for query in self.query.split(block, dim=1):
+            if needs_grad:
+                part = checkpoint(_attend, query, self.key, values, use_reentrant=False, preserve_rng_state=False)
+            else:
+                part = _attend(query, self.key, values)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+    def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
+        return _weights(self.query[:, queries.to(self.query.device)], self.key)
+
+
+class NonLocal(Operator):
+    """Full non-local attention: every position draws on all others by the softmax of an embedded dot product.
+
+    Two 1x1 convolutions with a one-slope PReLU each embed queries and keys; the dot product is not scaled.
+
+    Source: the attention of NLAN, the quadratic baseline of LCoAN and NLSN.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 2) -> None:
+        """
+        Args:
+            channels: of the features.
+            reduction: queries and keys have channels / reduction entries; must divide.
+        """
+        super().__init__()
+        width = embedding_width(channels, reduction)
+        self.query = nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU())
+        self.key = nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU())
+
+    def match(self, features: Float[Tensor, "b c h w"], *, keep: Keep = "recomputed") -> DenseAffinity:
+        """Whatever `keep` says, the weights are recomputed: storing them would be quadratic in memory."""
+        return DenseAffinity(to_tokens(self.query(features)), to_tokens(self.key(features)))
+
+
+class NonLocalAttention(nn.Module):
+    """Full non-local attention as one block: softmax(Q K^T) V + residual_scale * features.
+
+    As published, the residual scale multiplies the **input**; values are embedded by a 1x1 convolution and PReLU.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 2, residual_scale: float = 1.0) -> None:
+        super().__init__()
+        self.operator = NonLocal(channels, reduction=reduction)
+        self.values = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.PReLU())
+        self.residual_scale = residual_scale
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        drawn = self.operator.match(features).aggregate(to_tokens(self.values(features)))
+        return drawn.transpose(1, 2).reshape(features.shape) + self.residual_scale * features
+
+
+def embedding_width(channels: int, reduction: int) -> int:
+    """channels / reduction, or a clear error."""
+    from nlsr.errors import ShapeError
+
+    if reduction < 1 or channels % reduction:
+        raise ShapeError(f"expected a reduction that divides {channels} channels, got {reduction}")
+    return channels // reduction
+
+
+def _attend(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+    return (_weights(query, key).to(values.dtype)) @ values
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    with torch.autocast(query.device.type, enabled=False):
+        return F.softmax(query @ key.transpose(1, 2), dim=-1)

@@ -1,0 +1,233 @@
+"""LCoA, Learnable Collaborative Attention: positions are sorted by k-means cluster and attend within windows.
+
+Learnable Sparse Pattern: the clusters are learned while the network trains. Collaborative Attention: one affinity is
+matched once and reused by all later blocks (`affinity.SharedAttention`).
+
+Source: arXiv 2404.04922. In the published code the centroids are frozen after the first batch; here they learn, and
+`learning="frozen"` is the published behaviour.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from nlsr.attention.affinity import Keep, Operator, matching_dtype, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity
+from nlsr.attention.dense import embedding_width
+
+Learning = Literal["moving-average", "frozen"]
+
+LLOYD_STEPS = 10
+MAX_START_SAMPLES = 16_384
+"""Positions used to start the clusters; more change nothing that the moving average does not change at once."""
+IDLE_STEPS = 20
+"""A cluster without a member in so many batches running is dead and is re-seeded."""
+ASSIGN_BLOCK = 65_536
+"""Positions whose similarities to all centroids exist at a time."""
+
+
+class KMeans(nn.Module):
+    """Spherical k-means over the positions of all images, one independent clustering per round.
+
+    Assigning never changes a buffer. `learn` is called by the training loop: the first call starts the centroids from
+    the batch (k-means++ and ten Lloyd steps), every later one moves each centroid towards the mean direction of its
+    members, re-seeds clusters that stayed empty, and sums over all ranks of a distributed run.
+
+    With `learning="frozen"` the first call starts the centroids as published (random members, the same for all rounds,
+    raw vectors) and later calls do nothing.
+    """
+
+    centroids: Tensor  # (rounds, clusters, width), float32
+    initialised: Tensor  # (), bool
+    idle: Tensor  # (rounds, clusters), batches since the last member
+
+    def __init__(
+        self,
+        num_clusters: int,
+        width: int,
+        *,
+        rounds: int = 1,
+        decay: float = 0.999,
+        learning: Learning = "moving-average",
+    ) -> None:
+        """
+        Args:
+            num_clusters, width: number and length of the centroids.
+            rounds: independent clusterings.
+            decay: of the moving average, per learning step.
+        """
+        super().__init__()
+        self.decay, self.learning = decay, learning
+        start = torch.randn(rounds, num_clusters, width, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("centroids", F.normalize(start, dim=-1))
+        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("idle", torch.zeros(rounds, num_clusters, dtype=torch.int64))
+
+    @torch.no_grad()
+    def forward(self, embedding: Float[Tensor, "b l d"]) -> Int[Tensor, "b r l"]:
+        """The cluster of each position in each round; the lowest index on a tie."""
+        samples = directions(embedding).flatten(0, 1)
+        codes = torch.stack([assign(samples, centroids) for centroids in self.centroids])
+        return codes.unflatten(1, embedding.shape[:2]).transpose(0, 1).contiguous()
+
+    @torch.no_grad()
+    def learn(
+        self, embedding: Float[Tensor, "b l d"], codes: Int[Tensor, "b r l"], *, generator: torch.Generator
+    ) -> None:
+        """One step of learning from a batch that was assigned `codes`.
+
+        Args:
+            generator: a CPU generator, in the same state on all ranks.
+        """
+        if not self.initialised:
+            self._start(embedding, generator)
+        elif self.learning == "moving-average":
+            self._move(embedding, codes, generator)
+
+    def _start(self, embedding: Tensor, generator: torch.Generator) -> None:
+        if self.learning == "frozen":
+            samples = _all_ranks(embedding.flatten(0, 1).to(self.centroids.dtype))
+            first = random_indices(len(samples), self.centroids.shape[1], generator)
+            self.centroids.copy_(lloyd(samples, samples[first]).expand_as(self.centroids))
+        else:
+            samples = _all_ranks(directions(embedding).flatten(0, 1).to(self.centroids.dtype))
+            if len(samples) > MAX_START_SAMPLES:
+                samples = samples[random_indices(len(samples), MAX_START_SAMPLES, generator)]
+            for centroids in self.centroids:
+                first = spread_indices(samples, len(centroids), generator)
+                centroids.copy_(lloyd(samples, samples[first]))
+        self.initialised.fill_(True)
+
+    def _move(self, embedding: Tensor, codes: Tensor, generator: torch.Generator) -> None:
+        samples = directions(embedding).flatten(0, 1)
+        for centroids, idle, code in zip(self.centroids, self.idle, codes.transpose(0, 1).flatten(1), strict=True):
+            sums, counts = member_sums(samples, code, len(centroids))
+            if _distributed():
+                distributed.all_reduce(sums)
+                distributed.all_reduce(counts)
+            means = torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), centroids)
+            centroids.copy_(F.normalize(self.decay * centroids + (1 - self.decay) * means, dim=-1))
+            idle.add_(1).masked_fill_(counts > 0, 0)
+            dead = (idle >= IDLE_STEPS).nonzero().flatten()
+            if len(dead):
+                everyone = _all_ranks(samples)
+                centroids[dead] = everyone[spread_indices(everyone, len(dead), generator, centroids)].to(
+                    centroids.dtype
+                )
+                idle[dead] = 0
+
+
+class LearnableSparsePattern(Operator):
+    """Match positions within windows of positions sorted by k-means cluster.
+
+    A 3x3 convolution embeds the features; the embedding is query, key (normalised) and what is clustered.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 1,
+        num_clusters: int = 128,
+        window_size: int = 384,
+        rounds: int = 1,
+        decay: float = 0.999,
+        learning: Learning = "moving-average",
+    ) -> None:
+        """
+        Args:
+            channels: of the features.
+            reduction: the embedding has channels / reduction entries; must divide.
+            num_clusters, rounds, decay, learning: of the `KMeans`.
+            window_size: sorted positions per window; each attends to three windows.
+        """
+        super().__init__()
+        width = embedding_width(channels, reduction)
+        self.embed = nn.Conv2d(channels, width, 3, padding=1)
+        self.kmeans = KMeans(num_clusters, width, rounds=rounds, decay=decay, learning=learning)
+        self.window_size = window_size
+
+    def match(self, features: Float[Tensor, "b c h w"], *, keep: Keep = "stored") -> ChunkedAffinity:
+        embedding = to_tokens(self.embed(features))
+        return ChunkedAffinity(self.kmeans(embedding), embedding, chunk_size=self.window_size, keep=keep)
+
+    def learn(self, affinity: ChunkedAffinity, *, generator: torch.Generator) -> None:
+        self.kmeans.learn(affinity.embedding.detach(), affinity.codes, generator=generator)
+
+
+def directions(embedding: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    """Unit vectors in matching precision; a zero vector stays zero."""
+    return F.normalize(embedding.to(matching_dtype(embedding.dtype)), dim=-1, eps=1e-12)
+
+
+def assign(samples: Float[Tensor, "s d"], centroids: Float[Tensor, "k d"]) -> Int[Tensor, " s"]:
+    """The centroid with the largest dot product, the lowest index on a tie. Memory is bounded by a block of samples."""
+    with torch.autocast(samples.device.type, enabled=False):
+        centroids = centroids.to(samples.dtype).T
+        return torch.cat([(block @ centroids).argmax(-1) for block in samples.split(ASSIGN_BLOCK)])
+
+
+def member_sums(
+    samples: Float[Tensor, "s d"], codes: Int[Tensor, " s"], num_clusters: int
+) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
+    """The sum and the number of each cluster's members."""
+    sums = samples.new_zeros(num_clusters, samples.shape[1]).index_add_(0, codes, samples)
+    return sums, torch.bincount(codes, minlength=num_clusters)
+
+
+def lloyd(samples: Float[Tensor, "s d"], start: Float[Tensor, "k d"], steps: int = LLOYD_STEPS) -> Float[Tensor, "k d"]:
+    """Lloyd steps by largest dot product; new centroids are unit vectors, an empty cluster keeps its old one."""
+    centroids = start
+    for _ in range(steps):
+        sums, counts = member_sums(samples, assign(samples, centroids), len(centroids))
+        centroids = torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), centroids)
+    return centroids
+
+
+def random_indices(num_samples: int, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
+    """Drawn without replacement, with it if there are too few samples."""
+    if num_samples < count:
+        return torch.randint(num_samples, (count,), generator=generator)
+    return torch.randperm(num_samples, generator=generator)[:count]
+
+
+def spread_indices(
+    samples: Float[Tensor, "s d"],
+    count: int,
+    generator: torch.Generator,
+    centroids: Float[Tensor, "k d"] | None = None,
+) -> Int[Tensor, " count"]:
+    """k-means++ (Arthur and Vassilvitskii 2007) on the sphere: samples far from what is chosen are likelier.
+
+    The probability of a sample grows with 1 - cosine to the nearest of those chosen before, `centroids` included.
+    """
+    if centroids is None:
+        chosen = [int(torch.randint(len(samples), (1,), generator=generator))]
+        distance = 1 - samples @ samples[chosen[0]]
+    else:
+        chosen = []
+        distance = 1 - torch.cat(
+            [(block @ centroids.to(samples.dtype).T).amax(-1) for block in samples.split(ASSIGN_BLOCK)]
+        )
+    while len(chosen) < count:
+        mass = distance.clamp_min(1e-12).double().cumsum(0)
+        target = torch.rand((), generator=generator, dtype=torch.float64).item() * mass[-1]
+        chosen.append(min(int(torch.searchsorted(mass, target)), len(samples) - 1))
+        distance = torch.minimum(distance, 1 - samples @ samples[chosen[-1]])
+    return torch.tensor(chosen, device=samples.device)
+
+
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _all_ranks(samples: Tensor) -> Tensor:
+    """The samples of all ranks, in rank order; each rank must hold equally many."""
+    if not _distributed():
+        return samples
+    parts = [torch.empty_like(samples) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, samples.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,76 @@
+"""nlsr train: train a network by a recipe."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nlsr.errors import UsageError
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file, see recipes/.")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's data folders are in.")] = Path("data"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder of this run is made inside.")] = Path("runs"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, changes the recipe.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run of this name.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Processor threads; equal numbers give equal weights.")
+    ] = None,
+) -> None:
+    """Train a network by a recipe; validates, saves and can go on where it stopped."""
+    from nlsr.train.recipe import read_recipe
+
+    chosen = read_recipe(recipe, settings)
+    folder = output / chosen.name
+    _check_run(folder, resume)
+
+    from nlsr.cli.progress import Counter
+    from nlsr.extras import require
+
+    require("lightning", extra="train")
+    import torch
+
+    from nlsr.cli.training_progress import TrainingProgress, quiet
+    from nlsr.train.data import prepare
+    from nlsr.train.loop import fit
+
+    quiet()
+    if threads:
+        torch.set_num_threads(threads)
+    with Counter("decoding images") as counter:
+        pairs = prepare(
+            [data / name for name in chosen.data.train],
+            scale=chosen.network.scale,
+            source_scales=chosen.data.source_scales,
+            cache=cache or _cache_folder(),
+            report=counter,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        path = fit(
+            chosen,
+            pairs,
+            data / chosen.data.validation,
+            folder,
+            resume=resume,
+            callbacks=[TrainingProgress(chosen)],
+            sources=chosen.data.train,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on from the last validation with: nlsr train {recipe} --resume") from None
+    print(f"{chosen.name}: {chosen.training.steps} steps, weights in {path}")
+
+
+def _check_run(folder: Path, resume: bool) -> None:
+    checkpoint = folder / "last.ckpt"
+    if resume and not checkpoint.exists():
+        raise UsageError(f"{checkpoint}: no checkpoint to go on from; leave out --resume")
+    if not resume and checkpoint.exists():
+        raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder with -o")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nlsr"

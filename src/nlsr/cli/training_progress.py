@@ -1,0 +1,57 @@
+"""What a training shows: a bar with loss, PSNR and remaining time, and a line per validation."""
+
+import logging
+import warnings
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from rich.progress import TextColumn
+
+from nlsr.cli.progress import bar
+from nlsr.train.loop import Training
+from nlsr.train.recipe import Recipe
+
+
+class TrainingProgress(Callback):
+    """One bar over all steps of the recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.progress = bar(TextColumn("loss {task.fields[loss]}  PSNR {task.fields[psnr]} dB"))
+        self.steps = recipe.training.steps
+        self.task = self.progress.add_task(recipe.name, total=self.steps, loss="-", psnr="-")
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.progress.start()
+            self.progress.update(self.task, completed=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.progress.disable and trainer.global_step % 10 == 0 and isinstance(module, Training):
+            self.progress.update(self.task, completed=trainer.global_step, loss=f"{float(module.loss):.4f}")
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(module, Training):
+            name, score = next(iter(module.scores.items()))
+            self.progress.update(self.task, completed=trainer.global_step, psnr=f"{score:.3f}")
+            self.progress.console.print(
+                f"step {trainer.global_step}/{self.steps}  {module.seconds / 60:.1f} min  "
+                f"loss {float(module.loss):.4f}  {name} {score:.3f} dB"
+            )
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.progress.stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self.progress.stop()
+
+
+def quiet() -> None:
+    """Keep Lightning's advice about hardware, loggers and loaders off the terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")

@@ -1,0 +1,25 @@
+"""Every error that nlsr raises on purpose. A message says what was expected, what came, and what to do."""
+
+
+class NlsrError(Exception):
+    """Base of all errors that a user can cause; a command prints it as one line."""
+
+
+class ShapeError(NlsrError, ValueError):
+    """A tensor, an image or a network size does not fit."""
+
+
+class ImageError(NlsrError):
+    """An image file cannot be read or written."""
+
+
+class CheckpointError(NlsrError):
+    """A weight file does not hold what was asked for."""
+
+
+class RecipeError(NlsrError):
+    """A training recipe is wrong, or what it names is missing."""
+
+
+class UsageError(NlsrError):
+    """A command was asked for something it does not do; it exits with 2."""

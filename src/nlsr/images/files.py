@@ -1,0 +1,342 @@
+"""Image files behind one contract: `read` gives a Picture, `write` saves one.
+
+Everything that is peculiar to files ends here: depth, layout, alpha, orientation, palettes, profiles, damage. The
+formats themselves are in `decode.py` and `encode.py`; this file knows paths, tensors and what is said to the user.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from nlsr.errors import ImageError, ShapeError, UsageError
+from nlsr.images.decode import Refusal, decode, sniff
+from nlsr.images.encode import encode
+
+ENDINGS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WebP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".avif": "AVIF",
+}
+"""Format by lower-case ending, for reading and writing."""
+
+MAX_PIXELS = 200_000_000
+
+# Sides beyond which the format's own headers, or the encoder, give up.
+_MAX_SIDE = {"JPEG": 65_500, "WebP": 16_383, "AVIF": 32_768, "PNG": 2**31 - 1, "BMP": 2**31 - 1, "TIFF": 2**31 - 1}
+_LOGGERS = ("tifffile", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")
+_WITHOUT_ALPHA = ("JPEG", "BMP")
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright image and what its file said beside the pixels.
+
+    Args:
+        pixels: (1, 3, height, width) RGB, floating point in [0, 1], equal channels where the file is grey; or, for
+            results too large to hold in float, uint8 or uint16. An integer tensor is written with its own depth.
+        alpha: (1, 1, height, width), 0 is transparent; in [0, 1] or integer. The colours are not multiplied by it.
+        depth: bits per sample of the file: 8, 16, or 32 for floating point.
+        grey: the file was greyscale; it is written as such again where the format can.
+        profile: ICC profile of the pixels. None is usually meant as sRGB.
+        exif: a TIFF structure without orientation, pixel sizes and thumbnail. xmp: an XML packet, likewise.
+        notes: what was changed on reading and a user may want to know.
+    """
+
+    pixels: Shaped[Tensor, "1 3 h w"]
+    alpha: Shaped[Tensor, "1 1 h w"] | None = None
+    depth: int = 8
+    grey: bool = False
+    profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read the first image of a PNG, JPEG, WebP, TIFF, BMP or AVIF file, recognised by its content.
+
+    The pixels are float32 and upright; round(pixels * 255), or 65535, gives the stored integers back. CMYK becomes
+    sRGB, everything else stays in the file's own RGB. Takes about 12 bytes per pixel beyond the result.
+
+    Raises: ImageError, in one line, for a file that is missing, unreadable, no image, damaged or cut short, larger
+        than `max_pixels`, or holds NaN.
+    """
+    shown = one_line(path)
+
+    def check_size(width: int, height: int) -> None:
+        if width < 1 or height < 1:
+            raise Refusal(f"expected at least one pixel, got {width}×{height}; get the file again")
+        if width * height > max_pixels:
+            raise Refusal(
+                f"has {width}×{height} pixels ({width * height / 1e6:.1f} million), the limit is"
+                f" {max_pixels / 1e6:.6g} million; raise it with --max-pixels if you trust the file"
+            )
+
+    with _quiet, _opened(path) as file:
+        format = _recognised(file, shown)
+        try:
+            decoded = decode(file, format, check_size)
+            samples = _turned(decoded.samples, decoded.orientation)
+            colours = 3 if samples.shape[2] > 2 else 1
+            pixels = _as_tensor(samples[:, :, :colours], decoded.white)
+            alpha = _as_tensor(samples[:, :, colours:], decoded.white) if samples.shape[2] in (2, 4) else None
+        except Refusal as refusal:
+            raise ImageError(f"{shown}: {refusal}") from refusal
+        except MemoryError as error:
+            raise ImageError(f"{shown}: does not fit in memory; close other programs or make it smaller") from error
+        except Exception as error:  # decoders raise every kind of error for damaged data
+            raise ImageError(
+                f"{shown}: expected a whole {format} image, got damaged or truncated data"
+                f" ({_reason(error)}); get the file again, or open it in an image editor and save it anew"
+            ) from error
+    return Picture(
+        pixels=pixels.expand(1, 3, -1, -1),
+        alpha=alpha,
+        depth=decoded.depth,
+        grey=colours == 1,
+        profile=decoded.profile,
+        exif=decoded.exif,
+        xmp=decoded.xmp,
+        notes=tuple(decoded.notes),
+    )
+
+
+def write(path: PathLike, picture: Picture, *, quality: int | None = None, overwrite: bool = False) -> None:
+    """Write a picture in the format of the path's ending, completely or not at all.
+
+    Depth, grey, profile, EXIF and XMP are kept where the format can hold them: JPEG, WebP, BMP and AVIF have 8 bits,
+    WebP and AVIF no grey, BMP no metadata. Float pixels are clipped to [0, 1] and rounded to nearest. PNG and TIFF
+    need a few megabytes beside the picture, the other formats about two more copies of its 8-bit samples.
+
+    Args:
+        quality: 1 to 100 for JPEG (default 95), WebP (95; 100 is lossless) and AVIF (90); the others are lossless.
+        overwrite: replace a file that is already there; until the last moment it stays as it was.
+    Raises: ImageError, in one line, as `check_target` does, for NaN, and for a full disk; UsageError for a
+        quality out of range; ShapeError for pixels of another shape.
+    """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"expected a quality from 1 to 100, got {quality}")
+    _check_picture(picture)
+    height, width = picture.pixels.shape[2:]
+    format = check_target(path, height=height, width=width, alpha=picture.alpha is not None, overwrite=overwrite)
+    shown = one_line(path)
+    try:
+        with _quiet, _replacing(path) as file:
+            encode(file, format, picture, quality)
+    except Refusal as refusal:
+        raise ImageError(f"{shown}: {refusal}") from refusal
+    except MemoryError as error:
+        raise ImageError(f"{shown}: writing {format} needs more memory than there is; write PNG or TIFF") from error
+    except OSError as error:
+        _raise_unwritable(shown, error)
+    except Exception as error:  # encoders raise every kind of error for what they cannot hold
+        raise ImageError(f"{shown}: cannot be written as {format} ({_reason(error)}); try PNG") from error
+
+
+def check_target(path: PathLike, *, height: int, width: int, alpha: bool = False, overwrite: bool = False) -> str:
+    """The format in which an image of this size can be written to a path; to be asked before a long computation.
+
+    Raises: ImageError for an unknown ending, a missing or unwritable folder, a directory or a special file in the
+        way, an existing file without `overwrite`, and a size or an alpha that the format cannot hold.
+    """
+    shown = one_line(path)
+    name = os.fsdecode(path)
+    ending = os.path.splitext(name)[1].lower()
+    format = ENDINGS.get(ending)
+    if format is None:
+        raise ImageError(f"{shown}: expected an ending among {' '.join(ENDINGS)}, got {one_line(ending) or 'none'}")
+    if max(height, width) > _MAX_SIDE[format]:
+        raise ImageError(
+            f"{shown}: {format} holds at most {_MAX_SIDE[format]} pixels per side, got {width}×{height};"
+            " write PNG or TIFF"
+        )
+    if alpha and format in _WITHOUT_ALPHA:
+        raise ImageError(f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF or AVIF")
+    folder = os.path.dirname(name) or os.curdir
+    if not os.path.isdir(folder):
+        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        raise ImageError(f"{shown}: its folder {what}; create it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ImageError(f"{shown}: its folder is not writable; choose another or change its permissions")
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        return format
+    except (OSError, ValueError) as error:
+        _raise_unwritable(shown, error)
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise ImageError(f"{shown}: expected a file name, got {what}; choose another name")
+    if not overwrite:
+        raise ImageError(f"{shown}: exists already; choose another name or allow it with --overwrite")
+    return format
+
+
+def one_line(path: PathLike) -> str:
+    """A path as it stands in a message: newlines, control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fsdecode(path))
+
+
+class _Quiet:
+    """Silences the decoders' warnings and logs: what matters becomes an error or a note.
+
+    `warnings.catch_warnings` alone would leave everything silenced for good when two threads leave it in the
+    wrong order; here the first one in saves the filters and the last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.saved = warnings.catch_warnings()
+                self.saved.__enter__()
+                warnings.simplefilter("ignore")
+                self.loggers = [logger for logger in map(logging.getLogger, _LOGGERS) if not logger.disabled]
+                for logger in self.loggers:
+                    logger.disabled = True
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.saved.__exit__(None, None, None)
+                for logger in self.loggers:
+                    logger.disabled = False
+
+
+_quiet = _Quiet()
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike) -> Iterator[BinaryIO]:
+    shown = one_line(path)
+    try:
+        mode = os.stat(path).st_mode  # before opening, which would wait for ever at a pipe
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        if not stat.S_ISREG(mode):
+            raise ImageError(f"{shown}: expected an image file, got a device or a pipe; save it to a file first")
+        file = open(path, "rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{shown}: expected an image file, but there is none; check the path") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{shown}: expected an image file, got a directory; name a file in it") from error
+    except PermissionError as error:
+        raise ImageError(f"{shown}: may not be read; change its permissions") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{shown}: cannot be opened ({_reason(error)}); check the path") from error
+    with file:
+        yield file
+
+
+def _recognised(file: BinaryIO, shown: str) -> str:
+    try:
+        head = file.read(64)
+        file.seek(0)
+    except OSError as error:
+        raise ImageError(f"{shown}: cannot be read ({_reason(error)}); check the disk") from error
+    formats = "PNG, JPEG, WebP, TIFF, BMP or AVIF"
+    if not head:
+        raise ImageError(f"{shown}: expected {formats}, got an empty file; get it again")
+    format = sniff(head)
+    if format is None:
+        found = next((name for start, name in _FOREIGN if start in head[:16]), "something else")
+        raise ImageError(f"{shown}: expected {formats}, got {found}; convert it to one of them")
+    return format
+
+
+_FOREIGN = [
+    (b"GIF8", "GIF"),
+    (b"ftyphei", "HEIC"),
+    (b"ftypmif1", "HEIC"),
+    (b"\xffO\xffQ", "JPEG 2000"),
+    (b"jP  ", "JPEG 2000"),
+    (b"JXL ", "JPEG XL"),
+    (b"%PDF", "PDF"),
+    (b"PK\x03\x04", "a zip archive"),
+]
+
+
+def _turned(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """The samples (height, width, channels) upright, as a view; `orientation` as EXIF counts it."""
+    if orientation >= 5:
+        samples = samples.swapaxes(0, 1)
+    down, right = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}[
+        orientation
+    ]
+    return samples[::down, ::right]
+
+
+def _as_tensor(samples: np.ndarray, white: float) -> Float[Tensor, "1 c h w"]:
+    """float32 in [0, 1], channels first; division rather than a product, which would be off by a rounding error."""
+    values = np.empty((1, samples.shape[2], *samples.shape[:2]), np.float32)
+    np.divide(samples.transpose(2, 0, 1)[None], np.float32(white), out=values, dtype=np.float32)
+    return torch.from_numpy(values)
+
+
+def _reason(error: BaseException) -> str:
+    """What a library said, on one line."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return one_line(" ".join(text.split()))[:200]
+
+
+def _check_picture(picture: Picture) -> None:
+    pixels, alpha = picture.pixels, picture.alpha
+    if pixels.ndim != 4 or tuple(pixels.shape[:2]) != (1, 3) or 0 in pixels.shape:
+        raise ShapeError(f"expected pixels (1, 3, height, width), got {tuple(pixels.shape)}; write images one by one")
+    if alpha is not None and tuple(alpha.shape) != (1, 1, *pixels.shape[2:]):
+        raise ShapeError(f"expected alpha {(1, 1, *pixels.shape[2:])} as the pixels, got {tuple(alpha.shape)}")
+    for tensor in (pixels, alpha):
+        if tensor is not None and not (tensor.is_floating_point() or tensor.dtype in (torch.uint8, torch.uint16)):
+            raise ShapeError(f"expected floating-point, uint8 or uint16 pixels, got {tensor.dtype}; convert them")
+    if picture.depth not in (8, 16, 32):
+        raise ShapeError(f"expected a depth of 8, 16 or 32 bits, got {picture.depth}")
+
+
+@contextlib.contextmanager
+def _replacing(path: PathLike) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    name = os.fsdecode(path)
+    folder, base = os.path.split(name)
+    # Shortened, as the longest possible name would be too long with what is added here.
+    part = os.path.join(folder, f".{base[:40]}.{secrets.token_hex(4)}.part")
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
+def _raise_unwritable(shown: str, error: Exception) -> NoReturn:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise ImageError(f"{shown}: the disk is full; free some space or choose another folder") from error
+    raise ImageError(f"{shown}: cannot be written ({_reason(error)}); choose another name or folder") from error

@@ -1,0 +1,20 @@
+"""Networks by name. Each is built from its frozen config; `NETWORKS` maps a name to its config and class."""
+
+from typing import Any
+
+from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
+from nlsr.networks.network import Network, Trace
+
+NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {"lcoan": (LCoANConfig, LCoAN)}
+"""Name -> (config, class)."""
+
+PRESETS = {"lcoan": lcoan, "lcoan-light": lcoan_light}
+"""Name -> function of the scale that returns a config."""
+
+
+def name_of(network: Network) -> str:
+    """The name under which a network's class is known."""
+    return next(name for name, (_, kind) in NETWORKS.items() if type(network) is kind)
+
+
+__all__ = ["NETWORKS", "PRESETS", "LCoAN", "LCoANConfig", "Network", "Trace", "lcoan", "lcoan_light", "name_of"]

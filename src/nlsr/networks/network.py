@@ -1,0 +1,62 @@
+"""What every network has in common: a config, an image out, and a trace for those who ask."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nlsr.attention import Affinity, Keep, Operator
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An upscaled image and how it came about."""
+
+    upscaled: Tensor
+    """(batch, 3, scale * height, scale * width), RGB; about [0, 1], not clamped."""
+    affinities: tuple[Affinity, ...]
+    """Those that were matched, in order; one that groups share appears once."""
+
+
+class Network(nn.Module, ABC):
+    """Enlarges RGB images in [0, 1] by an integer scale. Accepts every size from 1x1 up."""
+
+    def __init__(self, config: Any) -> None:
+        """
+        Args:
+            config: the frozen dataclass the network is built from; has a `scale`.
+        """
+        super().__init__()
+        self.config = config
+
+    @property
+    def scale(self) -> int:
+        return self.config.scale
+
+    def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
+        return self.trace(low_res).upscaled
+
+    @abstractmethod
+    def trace(self, low_res: Float[Tensor, "b 3 h w"], *, keep: Keep = "stored") -> Trace:
+        """Upscale and keep the affinities.
+
+        Args:
+            low_res: RGB in [0, 1].
+            keep: whether affinities hold their weights (`stored`) or make them again when asked (`recomputed`).
+        """
+
+    @abstractmethod
+    def bytes_per_pixel(self) -> int:
+        """Peak memory per low-res pixel of upscaling without gradients, beyond the weights."""
+
+    def operators(self) -> list[Operator]:
+        """Those that matched the affinities of a trace, in the same order."""
+        return []
+
+    def learn(self, trace: Trace, *, generator: torch.Generator) -> None:
+        """Let the operators learn from a traced batch what no gradient reaches; for the training loop, after a step."""
+        for operator, affinity in zip(self.operators(), trace.affinities, strict=True):
+            operator.learn(affinity, generator=generator)

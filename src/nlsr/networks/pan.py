@@ -1,0 +1,102 @@
+"""PAN, Pixel Attention Network: small convolutions with a gate per pixel. The small network to beat; no affinity.
+
+Source: Zhao et al., "Efficient Image Super-Resolution Using Pixel Attention", ECCVW 2020, arXiv 2010.01073.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nlsr.attention import Keep
+from nlsr.errors import ShapeError
+from nlsr.networks.network import Network, Trace
+from nlsr.networks.parts import check_low_res
+
+SLOPE = 0.2
+"""Of every leaky ReLU."""
+
+
+@dataclass(frozen=True)
+class PANConfig:
+    """Sizes of a PAN; the defaults are the published ones."""
+
+    scale: int
+    channels: int = 40
+    upsampler_channels: int = 24
+    num_blocks: int = 16
+
+
+def pan(scale: int) -> PANConfig:
+    """The published network: 261,403 parameters at x2 and x3, 272,419 at x4."""
+    return PANConfig(scale)
+
+
+class PAN(Network):
+    """Pixel Attention Network."""
+
+    config: PANConfig
+
+    def __init__(self, config: PANConfig) -> None:
+        """Raises: ShapeError for another scale than 2, 3 or 4."""
+        super().__init__(config)
+        factors = {2: (2,), 3: (3,), 4: (2, 2)}.get(config.scale)
+        if factors is None:
+            raise ShapeError(f"expected a scale of 2, 3 or 4, got {config.scale}")
+        channels, narrow = config.channels, config.upsampler_channels
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(SelfCalibratedBlock(channels) for _ in range(config.num_blocks)))
+        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
+        widths = [channels] + [narrow] * len(factors)
+        self.upsample = nn.Sequential(*(Enlarge(a, narrow, f) for a, f in zip(widths, factors, strict=False)))
+        self.tail = nn.Conv2d(narrow, 3, 3, padding=1)
+
+    def trace(self, low_res: Float[Tensor, "b 3 h w"], *, keep: Keep = "stored") -> Trace:
+        check_low_res(low_res)
+        shallow = self.head(low_res)
+        deep = self.upsample(shallow + self.fuse(self.blocks(shallow)))
+        enlarged = F.interpolate(low_res, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return Trace(self.tail(deep) + enlarged, ())
+
+    def bytes_per_pixel(self) -> int:
+        return 4 * (4 * self.config.channels + 3 * self.config.upsampler_channels * self.scale**2)
+
+
+class SelfCalibratedBlock(nn.Module):
+    """SC-PA: two narrow branches, one of them gated, joined by a 1x1 convolution. No bias but in the gate."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.plain_in = nn.Conv2d(channels, half, 1, bias=False)
+        self.gated_in = nn.Conv2d(channels, half, 1, bias=False)
+        self.plain = nn.Conv2d(half, half, 3, padding=1, bias=False)
+        self.gate = nn.Conv2d(half, half, 1)
+        self.gated = nn.Conv2d(half, half, 3, padding=1, bias=False)
+        self.gated_out = nn.Conv2d(half, half, 3, padding=1, bias=False)
+        self.join = nn.Conv2d(2 * half, channels, 1, bias=False)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        plain = F.leaky_relu(self.plain_in(features), SLOPE)
+        plain = F.leaky_relu(self.plain(plain), SLOPE)
+        gated = F.leaky_relu(self.gated_in(features), SLOPE)
+        gated = F.leaky_relu(self.gated_out(self.gated(gated) * torch.sigmoid(self.gate(gated))), SLOPE)
+        return features + self.join(torch.cat((plain, gated), dim=1))
+
+
+class Enlarge(nn.Module):
+    """U-PA: nearest-neighbour enlargement, convolution, a gate per pixel, convolution."""
+
+    def __init__(self, in_channels: int, channels: int, factor: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.gate = nn.Conv2d(channels, channels, 1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.factor = factor
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d fh fw"]:
+        enlarged = self.first(F.interpolate(features, scale_factor=self.factor, mode="nearest"))
+        gated = F.leaky_relu(enlarged * torch.sigmoid(self.gate(enlarged)), SLOPE)
+        return F.leaky_relu(self.second(gated), SLOPE)

@@ -1,0 +1,210 @@
+"""The training loop: plain functions for what a step does, Lightning for everything around it."""
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from nlsr.errors import RecipeError
+from nlsr.evaluate import evaluate
+from nlsr.networks import Network, Trace
+from nlsr.train.data import Batches, Pairs
+from nlsr.train.recipe import Recipe
+from nlsr.weights import save_network
+
+CHECKPOINT = "last.ckpt"
+
+
+class Training(lightning.LightningModule):
+    """A network, the moving average of its weights, and how a step changes both."""
+
+    def __init__(self, recipe: Recipe, pairs: Pairs, validation: Path) -> None:
+        super().__init__()
+        self.recipe, self.pairs, self.validation = recipe, pairs, validation
+        self.network: Network = recipe.build_network().to(memory_format=torch.channels_last)
+        self.average: Network = deepcopy(self.network).requires_grad_(False).eval()
+        self.seconds = 0.0
+        self.loss = torch.tensor(math.nan)
+        self.scores: dict[str, float] = {}
+        self._trace: Trace | None = None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The steps up to the next validation; Lightning asks again after each."""
+        settings = self.recipe.training
+        batches = Batches(
+            self.pairs,
+            patch_size=settings.patch_size,
+            batch_size=settings.batch_size,
+            seed=self.recipe.seed,
+            rank=self.global_rank,
+            ranks=self.trainer.world_size,
+        )
+        last = min(self.global_step + settings.validate_every, settings.steps)
+        return DataLoader(Subset(batches, range(self.global_step, last)), batch_size=None)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.recipe.training
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=settings.betas)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, self.recipe))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        low_res, high_res = batch
+        self._trace = self.network.trace(low_res.contiguous(memory_format=torch.channels_last))
+        loss = F.l1_loss(self._trace.upscaled.float(), high_res)
+        self.loss = loss.detach() if self.global_step % 100 == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self._trace is not None
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
+        self.network.learn(self._trace, generator=generator)
+        self._trace = None
+        update_average(self.average, self.network, average_decay(self.global_step, self.recipe))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["nlsr"] = {"recipe": self.recipe.model_dump_json(), "seconds": self.seconds}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = Recipe.model_validate_json(checkpoint["nlsr"]["recipe"])
+        if saved.network != self.recipe.network:
+            raise RecipeError("the checkpoint is of another network: expected the recipe it was started with")
+        self.seconds = checkpoint["nlsr"]["seconds"]
+
+    def validate_average(self) -> float:
+        """Mean PSNR of luma, in dB, of the averaged weights."""
+        with torch.inference_mode():
+            result = evaluate(upscale_with(self.average), self.validation, scale=self.network.scale)
+        return result.mean.psnr
+
+
+def rate(step: int, recipe: Recipe) -> float:
+    """The factor of the learning rate: linear warm-up, then a cosine down to `final_rate`."""
+    settings = recipe.training
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.final_rate + (1 - settings.final_rate) * (1 + math.cos(math.pi * min(done, 1))) / 2
+
+
+def average_decay(step: int, recipe: Recipe) -> float:
+    """Short at first, so that the average forgets the random start."""
+    return min(recipe.training.average_decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_average(average: Network, network: Network, decay: float) -> None:
+    """Move averaged parameters towards the network's; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for old, new in zip(average.buffers(), network.buffers(), strict=True):
+        old.copy_(new)
+
+
+def upscale_with(network: Network) -> Callable[[Tensor], Tensor]:
+    """A plain function from a low-res image to the upscaled one, clamped to [0, 1]."""
+    device = next(network.parameters()).device
+
+    def upscale(low_res: Tensor) -> Tensor:
+        low_res = low_res.to(device, memory_format=torch.channels_last)
+        return network(low_res).float().clamp(0, 1).cpu()
+
+    return upscale
+
+
+def fit(
+    recipe: Recipe,
+    pairs: Pairs,
+    validation: Path,
+    folder: Path,
+    *,
+    resume: bool,
+    callbacks: list[Callback] | None = None,
+    sources: list[str] | None = None,
+) -> Path:
+    """Train to the end of the recipe and save the averaged weights with their card.
+
+    Args:
+        folder: where checkpoint, curve and weights go.
+        resume: go on from the checkpoint in the folder.
+        callbacks: Lightning callbacks, for progress.
+        sources: names of the training folders, for the card.
+    Returns: the path of the weight file.
+    """
+    module = Training(recipe, pairs, validation)
+    settings = recipe.training
+    trainer = lightning.Trainer(
+        default_root_dir=folder,
+        max_steps=settings.steps,
+        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+        gradient_clip_val=settings.gradient_clip,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=[Validation(folder / "curve.csv"), Checkpoint(folder), *(callbacks or [])],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=10**9,
+    )
+    trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None)
+    if module.global_step < settings.steps:
+        raise KeyboardInterrupt
+    path = folder / f"{recipe.name}.safetensors"
+    if trainer.is_global_zero:
+        save_network(path, module.average, card=card(module, sources or []))
+    return path
+
+
+class Validation(Callback):
+    """Scores the averaged weights after every stretch of steps and adds a line to the curve."""
+
+    def __init__(self, curve: Path) -> None:
+        self.curve = curve
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, Training)
+        module.seconds += time.monotonic() - self.started
+        if trainer.is_global_zero:
+            score = module.scores[module.validation.name] = module.validate_average()
+            if not self.curve.exists():
+                self.curve.write_text("step,hours,loss,psnr\n")
+            with self.curve.open("a") as file:
+                file.write(f"{trainer.global_step},{module.seconds / 3600:.4f},{float(module.loss):.5f},{score:.4f}\n")
+
+
+class Checkpoint(ModelCheckpoint):
+    """One file, written under a temporary name and renamed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+
+def card(module: Training, sources: list[str]) -> dict[str, Any]:
+    """What should be known about the weights."""
+    return {
+        "recipe": module.recipe.model_dump(mode="json"),
+        "data": sources,
+        "steps": module.global_step,
+        "hours": round(module.seconds / 3600, 2),
+        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+        if module.device.type == "cpu"
+        else torch.cuda.get_device_name(module.device),
+        "psnr": {name: round(score, 3) for name, score in module.scores.items()},
+    }

@@ -1,0 +1,136 @@
+"""Training recipes: TOML files read into checked models. A wrong key is named with the nearest right one."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nlsr.errors import NlsrError, RecipeError
+from nlsr.networks import NETWORKS, PRESETS
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSection(BaseModel):
+    """A preset, a scale, and any field of the network's config that should differ from the preset."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    preset: str
+    scale: Literal[2, 3, 4]
+
+    def config(self) -> Any:
+        """Raises: RecipeError for an unknown preset or config field."""
+        if self.preset not in PRESETS:
+            raise RecipeError(f"network.preset: expected one of {', '.join(PRESETS)}, got '{self.preset}'")
+        config = PRESETS[self.preset](self.scale)
+        fields = type(config).__dataclass_fields__
+        for name in self.model_extra or {}:
+            if name not in fields:
+                raise RecipeError(f"network.{name}: unknown{_nearest(name, fields)}")
+        return type(config)(**{name: getattr(config, name) for name in fields} | (self.model_extra or {}))
+
+
+class DataSection(Section):
+    """Folders of images, relative to the data folder given on the command line."""
+
+    train: list[str] = Field(min_length=1)
+    validation: str
+    source_scales: list[float] = [1.0]
+    """Each source image is used at each of these sizes; shrinking removes JPEG artefacts and adds fine detail."""
+
+
+class TrainingSection(Section):
+    steps: int = Field(gt=0)
+    batch_size: int = Field(16, gt=0)
+    patch_size: int = Field(48, gt=0)
+    """Side of a low-res training patch, in pixels."""
+    learning_rate: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = Field(0, ge=0)
+    final_rate: float = Field(0.0, ge=0, le=1)
+    """The cosine ends at this share of the learning rate."""
+    gradient_clip: float | None = Field(None, gt=0)
+    average_decay: float = Field(0.999, ge=0, lt=1)
+    """Of the exponential moving average of the weights, which is what is validated and saved."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    validate_every: int = Field(1000, gt=0)
+    """Steps between validations and checkpoints."""
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = 0
+    network: NetworkSection
+    data: DataSection
+    training: TrainingSection
+
+    def build_network(self) -> Any:
+        """The untrained network; equal recipes give equal weights."""
+        import torch
+
+        config = self.network.config()
+        kinds = {config_type: network for config_type, network in NETWORKS.values()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            try:
+                return kinds[type(config)](config)
+            except (NlsrError, TypeError, KeyError) as error:
+                raise RecipeError(f"network: {error}") from error
+
+
+def read_recipe(path: Path, settings: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `section.key=value` settings, values in TOML.
+
+    Raises: RecipeError that names the file and the wrong key.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a TOML file ({error})") from error
+    for setting in settings or []:
+        _apply(content, setting)
+    try:
+        recipe = Recipe.model_validate(content)
+        recipe.network.config()
+    except ValidationError as error:
+        raise RecipeError(f"{path}: " + "; ".join(_explain(problem) for problem in error.errors())) from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return recipe
+
+
+def _apply(content: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {setting}: expected section.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"--set {setting}: '{section}' is not a section")
+    content[last] = parsed
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}"
+    sections: dict[str, type[BaseModel]] = {"data": DataSection, "training": TrainingSection}
+    model = sections.get(str(problem["loc"][0]), Recipe) if len(problem["loc"]) > 1 else Recipe
+    return f"{where}: unknown{_nearest(str(problem['loc'][-1]), model.model_fields)}"
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"

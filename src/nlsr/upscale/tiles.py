@@ -1,0 +1,84 @@
+"""Where an image is cut, and how upscaled tiles are blended: pure functions of sizes.
+
+Along each axis, tiles of equal size start at even distances, and each two neighbours share an overlap in which the
+weight passes linearly from one to the other. Knows nothing of networks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+OVERLAP = 24
+"""Least number of low-res pixels that neighbouring tiles share. What a network's local layers see beyond is too weak
+to show: its effective reach is far below the sum of its kernels."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The tiles along one axis, in low-res pixels."""
+
+    size: int
+    tile_size: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def cut(cls, size: int, tile_size: int) -> "Axis":
+        """As few tiles of at most `tile_size` as cover `size` with the least overlap."""
+        tile_size = min(size, tile_size)
+        overlap = min(OVERLAP, tile_size // 3)  # at most two tiles meet in any pixel
+        count = 1 if tile_size == size else -(-(size - overlap) // (tile_size - overlap))
+        starts = tuple(round(i * (size - tile_size) / (count - 1)) for i in range(count)) if count > 1 else (0,)
+        return cls(size, tile_size, starts)
+
+    def overlap_before(self, index: int) -> int:
+        """Pixels shared with the tile before; 0 for the first."""
+        return self.starts[index - 1] + self.tile_size - self.starts[index] if index else 0
+
+    def weights(self, index: int, scale: int) -> Float[Tensor, " high"]:
+        """The weight of each high-res pixel of a tile; the weights of all tiles at a pixel sum to one."""
+        weights = torch.ones(self.tile_size * scale)
+        before = self.overlap_before(index) * scale
+        if before:
+            weights[:before] = _ramp(before)
+        if index + 1 < len(self.starts):
+            after = self.overlap_before(index + 1) * scale
+            weights[-after:] -= _ramp(after)
+        return weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an image is upscaled: whole or in tiles, and why."""
+
+    rows: Axis
+    columns: Axis
+    reason: str
+
+    @property
+    def num_tiles(self) -> int:
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def bands(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Row by row: the index of a row of tiles, and (index, left edge) of each tile in it."""
+        for row in range(len(self.rows.starts)):
+            yield row, list(enumerate(self.columns.starts))
+
+    def __str__(self) -> str:
+        if self.num_tiles == 1:
+            return f"whole ({self.reason})"
+        return f"{self.num_tiles} tiles of {self.columns.tile_size}x{self.rows.tile_size} ({self.reason})"
+
+
+def plan(height: int, width: int, *, tile_size: int | None, reason: str) -> Plan:
+    """Cut an image into tiles of at most `tile_size` low-res pixels a side; None takes it whole."""
+    largest = tile_size or max(height, width)
+    return Plan(Axis.cut(height, largest), Axis.cut(width, largest), reason)
+
+
+def _ramp(size: int) -> Tensor:
+    """From 0 to 1; flat in the outer quarters, where a tile's own border falsifies it."""
+    position = (torch.arange(size) + 0.5) / size
+    return ((position - 0.25) * 2).clamp(0, 1)

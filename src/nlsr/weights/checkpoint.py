@@ -1,0 +1,148 @@
+"""Our weight files: safetensors that hold the network's name, config, scale and training card beside the tensors.
+
+Nothing runs on load. A foreign file goes to `published.py`, which needs no more than names and shapes.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from nlsr.errors import CheckpointError, NlsrError
+from nlsr.networks import NETWORKS, Network, name_of
+
+FORMAT = "nlsr-1"
+
+
+def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | None = None) -> None:
+    """Write a network to a safetensors file, under a temporary name first, so that no half file is ever seen.
+
+    Args:
+        card: what should be known about the training: data, steps, hours, machine, scores. JSON values.
+    Raises: CheckpointError if the file cannot be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "network": name_of(network),
+        "config": json.dumps(dataclasses.asdict(network.config), sort_keys=True),
+        "scale": str(network.scale),
+        "card": json.dumps(card or {}, sort_keys=True),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(Path(path), save(tensors, metadata))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Raises: CheckpointError if the file cannot be written; what was there before is then untouched."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file or of a pickled state dict (read without running code).
+
+    Raises: CheckpointError if the file is missing or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: expected a weight file, found {what}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+        if head[8:9] == b"{":
+            with safe_open(path, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: a damaged safetensors file ({error}); get it again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    return _read_pickle(path), {}
+
+
+def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Network:
+    """The network of one of our files, in eval mode.
+
+    Raises: CheckpointError if its metadata or tensors do not fit; every mismatch is named.
+    """
+    name = metadata.get("network", "")
+    if metadata["format"] != FORMAT or name not in NETWORKS:
+        raise CheckpointError(
+            f"{path}: expected format {FORMAT} and a network of {', '.join(NETWORKS)}; "
+            f"got {metadata['format']} and '{name}'; a newer nlsr may know it"
+        )
+    config_type, network_type = NETWORKS[name]
+    try:
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # building draws initial weights; loading must not move the caller's draws
+            network = network_type(config_type(**json.loads(metadata["config"])))
+    except (TypeError, ValueError, KeyError, NlsrError) as error:
+        raise CheckpointError(f"{path}: the config inside does not fit {name} ({error})") from error
+    return fill(path, network, tensors)
+
+
+def fill(path: str | Path, network: Network, tensors: dict[str, Tensor]) -> Network:
+    """Copy tensors into a network, strictly. Returns it in eval mode, laid out for fast convolutions.
+
+    Raises: CheckpointError that lists missing, unexpected and misshapen tensors.
+    """
+    own = network.state_dict()
+    problems = [f"missing '{name}' {_shape(own[name])}" for name in own if name not in tensors]
+    problems += [f"unexpected '{name}' {_shape(tensors[name])}" for name in tensors if name not in own]
+    problems += [
+        f"'{name}' is {_shape(tensors[name])}, the network needs {_shape(own[name])}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: does not fit {name_of(network)}: {shorten(problems)}")
+    network.load_state_dict(tensors)
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def shorten(problems: list[str], limit: int = 6) -> str:
+    """Up to `limit` problems in one line, and how many more there are."""
+    more = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
+    return "; ".join(problems[:limit]) + more
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling rubbish can fail in any way; the first line says how
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            reason = "it holds more than tensors, and loading would run code"
+        raise CheckpointError(f"{path}: expected safetensors or a pickled state dict of tensors; {reason}") from error
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: expected a state dict of tensors, got {type(content).__name__}")
+    return content
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)

@@ -1,0 +1,159 @@
+"""Every operator against its own dense matrix, values and gradients, at awkward sizes."""
+
+import pytest
+import torch
+from torch import nn
+
+from nlsr.attention import Affinity, LearnableSparsePattern, NonLocal, SharedAttention
+from nlsr.errors import ShapeError
+from tests.tolerances import assert_close
+
+OPERATORS = {
+    "dense": lambda: NonLocal(8, reduction=2),
+    "kmeans": lambda: LearnableSparsePattern(8, reduction=2, num_clusters=5, window_size=12),
+    "kmeans, three rounds": lambda: LearnableSparsePattern(8, reduction=1, num_clusters=4, window_size=16, rounds=3),
+}
+SIZES = [(1, 1), (1, 7), (5, 7), (12, 12), (33, 9)]
+
+
+def features(batch, height, width, dtype=torch.float64):
+    return torch.randn(batch, 8, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def tokens(affinity: Affinity, batch, channels=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, affinity.num_keys, channels, dtype=dtype, generator=generator)
+
+
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_aggregate_equals_dense_matrix(name, size, batch, keep):
+    affinity = OPERATORS[name]().double().match(features(batch, *size), keep=keep)
+    values = tokens(affinity, batch)
+    assert_close(affinity.aggregate(values), affinity.dense() @ values)
+
+
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (11, 9)])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_gradients_equal_those_of_the_dense_matrix(name, size, keep):
+    def gradients(aggregate):
+        operator = OPERATORS[name]().double()
+        input = features(2, *size).requires_grad_()
+        affinity = operator.match(input, keep=keep)
+        values = tokens(affinity, 2).requires_grad_()
+        aggregate(affinity, values).pow(3).sum().backward()
+        return [input.grad, values.grad, *(p.grad for p in operator.parameters())]
+
+    torch.manual_seed(0)
+    fast = gradients(lambda affinity, values: affinity.aggregate(values))
+    torch.manual_seed(0)
+    plain = gradients(lambda affinity, values: plain_matrix(affinity) @ values)
+    for ours, expected in zip(fast, plain, strict=True):
+        assert_close(ours, expected, factor=10)
+
+
+def plain_matrix(affinity: Affinity) -> torch.Tensor:
+    """The affinity as the papers' formulas say it, position by position, differentiable by torch alone."""
+    if not hasattr(affinity, "chunks"):
+        return (affinity.query @ affinity.key.transpose(1, 2)).softmax(-1)
+    query = affinity.embedding
+    key = query / query.norm(dim=-1, keepdim=True).clamp_min(5e-5)
+    batch, rounds, length = affinity.codes.shape
+    size = affinity.chunks.chunk_size
+    matrices, log_sums = [], []
+    for b in range(batch):
+        for r in range(rounds):
+            order = sorted(range(length), key=lambda t: (int(affinity.codes[b, r, t]), t))  # noqa: B023
+            padded = order + order[length - (-length % size) :]
+            count = len(padded) // size
+            matrix, log_sum = query.new_zeros(length, length), query.new_zeros(length)
+            for slot, t in enumerate(order):
+                chunk = slot // size
+                around = [j % count for j in (chunk, chunk - 1, chunk + 1)]
+                keys = [padded[j * size + i] for j in around for i in range(size)]
+                scores = key[b, keys] @ query[b, t]
+                matrix = matrix.index_put((torch.tensor(t), torch.tensor(keys)), scores.softmax(0), accumulate=True)
+                log_sum = log_sum.index_put((torch.tensor(t),), scores.logsumexp(0))
+            matrices.append(matrix)
+            log_sums.append(log_sum)
+    matrix = torch.stack(matrices).unflatten(0, (batch, rounds))
+    log_sum = torch.stack(log_sums).unflatten(0, (batch, rounds))
+    return (matrix * log_sum.softmax(1)[..., None]).sum(1)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_stored_and_recomputed_affinities_agree_in_values_and_gradients_through_many_reuses(name):
+    results = []
+    for keep in ("stored", "recomputed"):
+        torch.manual_seed(0)
+        first = SharedAttention(8, OPERATORS[name]()).double()
+        others = nn.ModuleList(SharedAttention(8).double() for _ in range(4))
+        input = features(2, 9, 7).requires_grad_()
+        output, affinity = first(input, keep=keep)
+        for block in others:
+            output, affinity = block(output, affinity)
+        output.square().sum().backward()
+        embedding = next(first.operator.parameters())
+        results.append((output, input.grad, embedding.grad, others[3].values.weight.grad))
+    for stored, recomputed in zip(*results, strict=True):
+        assert_close(stored, recomputed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_low_precision_stays_close_to_double_precision(name, keep, dtype):
+    operator = OPERATORS[name]()
+    map = features(2, 8, 9, dtype).clamp(-1, 1)
+    operator.to(dtype)
+    affinity = operator.match(map, keep=keep)
+    values = tokens(affinity, 2, dtype=dtype)
+    drawn = affinity.aggregate(values)
+    assert drawn.dtype == dtype
+    assert_close(drawn, affinity.dense().double() @ values.double(), factor=3)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_image_alone_and_in_a_batch_of_equal_sizes_draws_on_the_same_positions(name):
+    operator = OPERATORS[name]()
+    batch = features(3, 13, 6, torch.float32)
+    together = operator.match(batch)
+    for i in range(3):
+        alone = operator.match(batch[i : i + 1])
+        assert_close(alone.dense()[0], together.dense()[i])
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_equal_calls_give_equal_bits(name):
+    operator = OPERATORS[name]()
+    input = features(1, 20, 17, torch.float32)
+    assert torch.equal(operator.match(input).dense(), operator.match(input).dense())
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_rows_are_weights_that_sum_to_one(name):
+    affinity = OPERATORS[name]().match(features(2, 7, 10, torch.float32))
+    rows = affinity.rows(torch.tensor([0, 3, 69]))
+    assert rows.shape == (2, 3, 70)
+    assert (rows >= 0).all()
+    assert_close(rows.sum(-1), torch.ones(2, 3))
+
+
+def test_an_affinity_of_another_size_is_refused():
+    block = SharedAttention(8, NonLocal(8))
+    _, affinity = block(features(1, 4, 5, torch.float32))
+    with pytest.raises(ShapeError, match=r"expected an affinity of 4x4 = 16 positions, got 20"):
+        SharedAttention(8)(features(1, 4, 4, torch.float32), affinity)
+
+
+def test_a_block_without_operator_needs_an_affinity():
+    with pytest.raises(ShapeError, match="owns no operator"):
+        SharedAttention(8)(features(1, 4, 4, torch.float32))
+
+
+def test_a_reduction_that_does_not_divide_the_channels_is_refused():
+    with pytest.raises(ShapeError, match="divides 8 channels, got 3"):
+        NonLocal(8, reduction=3)

@@ -1,0 +1,563 @@
+"""Image files: what is read is what was stored, what is written reads back, and every failure is one line.
+
+All files are made here, by libraries other than the one under test where there is one.
+"""
+
+import dataclasses
+import io
+import os
+import random
+import resource
+import stat
+import threading
+import warnings
+import zlib
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms
+
+from nlsr.errors import ImageError, ShapeError, UsageError
+from nlsr.images import ENDINGS, Picture, read, write
+
+SIZES = [(1, 1), (5, 7), (33, 1), (300, 1501)]  # the last takes several bands
+LAYOUTS = {"grey": 1, "grey-alpha": 2, "rgb": 3, "rgb-alpha": 4}
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>1</tiff:Orientation>caf\xc3\xa9</x:xmpmeta>'
+
+
+def stored(size, channels, dtype=np.uint8):
+    """Random samples (height, width, channels) as files hold them."""
+    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
+
+
+def smooth(size=(40, 56)):
+    """Colours that a lossy format keeps to a few steps."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    return np.stack([4 * x, 5 * y, 255 - 2 * x - 2 * y], 2).clip(0, 255).astype(np.uint8)
+
+
+def as_picture(samples, **options):
+    """An integer Picture of stored samples."""
+    channels = samples.shape[2]
+    tensor = torch.from_numpy(samples).permute(2, 0, 1)[None]
+    colours = tensor[:, :1].expand(-1, 3, -1, -1) if channels < 3 else tensor[:, :3]
+    return Picture(colours, alpha=tensor[:, -1:] if channels in (2, 4) else None, grey=channels < 3, **options)
+
+
+def as_samples(picture, white=255):
+    """The integers that a read Picture was made of."""
+    parts = [picture.pixels[:, :1] if picture.grey else picture.pixels]
+    parts += [] if picture.alpha is None else [picture.alpha]
+    return torch.cat(parts, 1)[0].permute(1, 2, 0).mul(white).round().to(torch.int32).numpy()
+
+
+def exif_bytes(orientation=1):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x0100] = "Maker", orientation, 4000
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0xA002: 4000, 0x829A: 0.5})
+    exif.get_ifd(0x8825)[1] = "N"
+    return exif.tobytes()
+
+
+def loaded_exif(data):
+    exif = Image.Exif()
+    exif.load(data)
+    return exif
+
+
+def message_of(action, *arguments, **options):
+    with pytest.raises(ImageError) as caught:
+        action(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Reading and writing every value
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_lossless_round_trip_changes_no_value(tmp_path, ending, channels, dtype, size):
+    samples = stored(size, channels, dtype)
+    first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+    write(first, as_picture(samples))
+    foreign = imagecodecs.png_decode(first.read_bytes()) if ending == "png" else tifffile.imread(first)
+    assert np.array_equal(foreign.reshape(samples.shape), samples)
+    picture = read(first)
+    assert picture.pixels.dtype == torch.float32
+    assert (picture.depth, picture.grey) == (8 * samples.itemsize, channels < 3)
+    assert np.array_equal(as_samples(picture, np.iinfo(dtype).max), samples)
+    write(second, picture)
+    assert second.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", LAYOUTS.values(), ids=LAYOUTS)
+def test_files_of_other_writers_are_read_exactly(tmp_path, channels, dtype):
+    samples = stored((21, 34), channels, dtype)
+    flat = samples[:, :, 0].copy() if channels == 1 else samples
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(flat))
+    photometric = "minisblack" if channels < 3 else "rgb"
+    extra = ["unassalpha"] if channels in (2, 4) else None
+    kinds = {
+        "plain": {},
+        "zlib": {"compression": "zlib", "predictor": True},
+        "big": {"bigtiff": True, "byteorder": ">"},
+    }
+    for name, options in kinds.items():
+        planar = {"planarconfig": "contig"} if channels > 1 else {}
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", flat, photometric=photometric, extrasamples=extra, **planar, **options
+        )
+    for path in tmp_path.iterdir():
+        assert np.array_equal(as_samples(read(path), np.iinfo(dtype).max), samples), path.name
+
+
+def test_transparent_colour_of_a_16_bit_png_becomes_alpha(tmp_path):
+    samples = stored((6, 5), 3, np.uint16)
+    data = imagecodecs.png_encode(samples)
+    start = data.index(b"IDAT") - 4
+    content = b"tRNS" + samples[2, 3].astype(">u2").tobytes()
+    chunk = (6).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data[:start] + chunk + data[start:])
+    alpha = read(tmp_path / "a.png").alpha
+    assert alpha is not None
+    assert (alpha == 0).nonzero().tolist() == [[0, 0, 2, 3]]
+
+
+def test_bmp_round_trip_changes_no_value(tmp_path):
+    for channels in (1, 3):
+        samples = stored((5, 7), channels)
+        write(tmp_path / f"{channels}.bmp", as_picture(samples))
+        assert np.array_equal(as_samples(read(tmp_path / f"{channels}.bmp")), samples)
+
+
+@pytest.mark.parametrize(("ending", "tolerance"), [("jpg", 6), ("webp", 12), ("avif", 8), ("JPEG", 6)])
+def test_lossy_formats_stay_close(tmp_path, ending, tolerance):
+    write(tmp_path / f"a.{ending}", as_picture(smooth()))
+    assert np.abs(as_samples(read(tmp_path / f"a.{ending}")) - smooth()).max() <= tolerance
+
+
+def test_quality_100_makes_webp_lossless_with_alpha(tmp_path):
+    samples = stored((9, 11), 4)
+    write(tmp_path / "a.webp", as_picture(samples), quality=100)
+    assert np.array_equal(as_samples(read(tmp_path / "a.webp")), samples)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp", "avif"])
+def test_lower_quality_makes_a_smaller_file(tmp_path, ending):
+    for quality in (30, 90):
+        write(tmp_path / f"{quality}.{ending}", as_picture(stored((64, 64), 3)), quality=quality)
+    assert (tmp_path / f"30.{ending}").stat().st_size < (tmp_path / f"90.{ending}").stat().st_size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_float_pixels_are_clipped_and_rounded_to_nearest(tmp_path, dtype):
+    values = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5], dtype=dtype).expand(1, 3, 2, 5)
+    write(tmp_path / "a.png", Picture(values))
+    assert as_samples(read(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 64, 255, 255]
+
+
+def test_16_bits_become_8_by_rounding_where_the_format_has_no_more(tmp_path):
+    samples = stored((5, 7), 3, np.uint16)
+    write(tmp_path / "a.bmp", as_picture(samples))
+    assert np.array_equal(as_samples(read(tmp_path / "a.bmp")), np.rint(samples / 257).astype(int))
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_float_tiff_round_trip_changes_no_value(tmp_path, grey):
+    values = np.random.default_rng(3).random((13, 9) if grey else (13, 9, 3), np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack" if grey else "rgb")
+    picture = read(tmp_path / "a.tif")
+    assert (picture.depth, picture.grey, picture.notes) == (32, grey, ())
+    write(tmp_path / "b.tif", picture)
+    assert np.array_equal(tifffile.imread(tmp_path / "b.tif"), values)
+
+
+def test_float_tiff_beyond_one_is_clipped_with_a_note(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[-1.0, 0.5, 3.0]], np.float32))
+    picture = read(tmp_path / "a.tif")
+    assert picture.pixels[0, 0, 0].tolist() == [0, 0.5, 1]
+    assert picture.notes == ("values -1 to 3 clipped to 0..1",)
+
+
+def test_a_channel_last_integer_tensor_is_written_without_a_copy(tmp_path):
+    samples = np.zeros((3000, 4000, 3), np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    write(tmp_path / "a.png", as_picture(samples))
+    write(tmp_path / "a.tif", as_picture(samples))
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < samples.nbytes * 0.7
+
+
+# What is peculiar to files
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
+def test_one_bit_images_are_grey(tmp_path, ending):
+    bits = stored((9, 13), 1)[:, :, 0] > 99
+    Image.fromarray(bits).save(tmp_path / f"a.{ending}")
+    picture = read(tmp_path / f"a.{ending}")
+    assert (picture.grey, picture.depth, picture.alpha) == (True, 8, None)
+    assert np.array_equal(as_samples(picture)[:, :, 0], bits * 255)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
+def test_palettes_become_rgb(tmp_path, ending):
+    image = Image.fromarray(smooth()).quantize(17)
+    image.save(tmp_path / f"a.{ending}")
+    assert np.array_equal(as_samples(read(tmp_path / f"a.{ending}")), np.asarray(image.convert("RGB")))
+
+
+def test_palettes_with_transparency_become_rgb_and_alpha(tmp_path):
+    image = Image.fromarray(smooth()).quantize(17)
+    image.save(tmp_path / "a.png", transparency=bytes(range(0, 170, 10)))
+    alpha = as_samples(read(tmp_path / "a.png"))[:, :, 3]
+    assert np.array_equal(alpha, np.asarray(image) * 10)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+def test_cmyk_without_a_profile_is_converted_plainly_with_a_note(tmp_path, ending):
+    ink = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    ink.save(tmp_path / f"a.{ending}")
+    picture = read(tmp_path / f"a.{ending}")
+    assert np.abs(as_samples(picture) - [255, 0, 0]).max() <= 3
+    assert picture.notes == ("CMYK without a profile converted to sRGB by plain arithmetic",)
+
+
+def test_cmyk_with_a_useless_profile_is_converted_plainly_and_loses_it(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", icc_profile=SRGB)
+    picture = read(tmp_path / "a.jpg")
+    assert picture.profile is None
+    assert picture.notes == ("CMYK converted to sRGB without its profile, which cannot be used",)
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "avif", "tif"])
+def test_of_several_frames_the_first_is_taken_with_a_note(tmp_path, ending):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
+    picture = read(tmp_path / f"a.{ending}")
+    assert np.abs(as_samples(picture) - [255, 0, 0]).max() < 6
+    assert "first" in picture.notes[0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+def test_orientation_is_applied_and_forgotten(tmp_path, ending, orientation):
+    samples = stored((3, 5), 3)
+    options = {"lossless": True} if ending == "webp" else {}
+    Image.fromarray(samples).save(tmp_path / f"a.{ending}", exif=exif_bytes(orientation), **options)
+    turns = {1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [4], 7: [6], 8: [2]}[orientation]  # PIL.Image.Transpose
+    expected = Image.fromarray(samples)
+    for turn in turns:
+        expected = expected.transpose(turn)
+    picture = read(tmp_path / f"a.{ending}")
+    assert np.array_equal(as_samples(picture), np.asarray(expected))
+    assert 0x0112 not in loaded_exif(picture.exif)
+
+
+def test_orientation_in_a_16_bit_png_is_applied(tmp_path):
+    samples = stored((3, 5), 3, np.uint16)
+    write(tmp_path / "a.png", as_picture(samples, exif=exif_bytes(6).removeprefix(b"Exif\0\0")))
+    assert np.array_equal(as_samples(read(tmp_path / "a.png"), 65535), np.rot90(samples, -1))
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "avif", "tif"])
+def test_profile_exif_and_xmp_are_carried(tmp_path, ending, depth):
+    Image.fromarray(smooth()).save(tmp_path / "in.jpg", exif=exif_bytes(), icc_profile=SRGB, xmp=XMP)
+    source = read(tmp_path / "in.jpg")
+    pixels = as_picture(stored((8, 9), 3, depth)).pixels
+    write(tmp_path / f"out.{ending}", dataclasses.replace(source, pixels=pixels))
+    picture = read(tmp_path / f"out.{ending}")
+    assert picture.profile == SRGB
+    assert picture.xmp == XMP
+    exif = loaded_exif(picture.exif)
+    assert exif[0x010F] == "Maker"
+    assert exif.get_ifd(0x8769) == {0x9003: "2020:01:02 03:04:05", 0x829A: 0.5}  # and no stale size
+    assert exif.get_ifd(0x8825)[1] == "N"
+    assert 0x0100 not in exif
+
+
+def test_orientation_and_sizes_in_xmp_are_corrected(tmp_path):
+    xmp = b'<a tiff:Orientation="6" exif:PixelXDimension="40" b="c"><tiff:ImageWidth>40</tiff:ImageWidth></a>'
+    Image.fromarray(smooth()).save(tmp_path / "a.jpg", xmp=xmp)
+    picture = read(tmp_path / "a.jpg")
+    assert picture.xmp == b'<a tiff:Orientation="1" b="c"></a>'
+    assert picture.pixels.shape == (1, 3, 56, 40)
+
+
+def test_thumbnail_is_dropped(tmp_path):
+    directory = (0).to_bytes(2, "little") + (14).to_bytes(4, "little")
+    thumbnail = (1).to_bytes(2, "little") + b"\x01\x02\x04\0\x01\0\0\0\x05\0\0\0" + bytes(4) + b"THUMBNAIL"
+    Image.fromarray(smooth()).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + directory + thumbnail)
+    assert b"THUMBNAIL" in (tmp_path / "a.jpg").read_bytes()
+    assert read(tmp_path / "a.jpg").exif is None
+
+
+def test_damaged_exif_costs_a_note_and_not_the_picture(tmp_path):
+    Image.fromarray(smooth()).save(tmp_path / "a.jpg", exif=b"Exif\0\0rubbish")
+    assert read(tmp_path / "a.jpg").notes == ("EXIF is damaged: dropped",)
+
+
+def test_a_profile_for_other_channels_is_not_written(tmp_path):
+    write(tmp_path / "a.png", as_picture(stored((5, 4), 1), profile=SRGB))
+    assert read(tmp_path / "a.png").profile is None
+
+
+# Failures of reading
+
+
+def damaged_files():
+    """Name and bytes of files that must be refused, each whole but for one thing."""
+    image = Image.fromarray(stored((40, 56), 3))
+    deep = stored((40, 56), 3, np.uint16)
+    whole = {}
+    for name, options in {"png": {}, "jpeg": {"quality": 90}, "webp": {}, "tiff": {}, "bmp": {}, "avif": {}}.items():
+        buffer = io.BytesIO()
+        image.save(buffer, name, **options)
+        whole[name] = buffer.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", progressive=True)
+    whole["progressive.jpeg"] = buffer.getvalue()
+    whole["deep.png"] = imagecodecs.png_encode(deep)
+    for compression in (None, "zlib", "lzw"):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, deep, photometric="rgb", compression=compression)
+        whole[f"{compression}.deep.tiff"] = buffer.getvalue()
+    cut = {f"cut-{part}-{name}": data[: int(len(data) * part)] for name, data in whole.items() for part in (0.5, 0.9)}
+    jpeg = whole["jpeg"]
+    filled = {"zero-filled.jpeg": jpeg[: len(jpeg) // 2] + bytes(len(jpeg)), "headless.png": whole["png"][:20]}
+    return cut | filled
+
+
+DAMAGED = damaged_files()
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_cut_files_are_refused_and_never_half_grey(tmp_path, name):
+    (tmp_path / name).write_bytes(DAMAGED[name])
+    message = message_of(read, tmp_path / name)
+    assert name in message
+    assert "damaged or truncated" in message
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: None, "there is none; check the path"),
+        (lambda path: path.mkdir(), "got a directory"),
+        (lambda path: path.touch(), "got an empty file"),
+        (lambda path: path.write_text("hello"), "got something else"),
+        (lambda path: path.write_bytes(b"GIF89a...."), "got GIF"),
+        (lambda path: os.mkfifo(path), "got a device or a pipe"),
+        (lambda path: path.symlink_to(path), "cannot be opened"),
+    ],
+)
+def test_what_is_no_image_is_named(tmp_path, make, expected):
+    make(tmp_path / "a.png")
+    assert expected in message_of(read, tmp_path / "a.png")
+
+
+def test_an_impossible_path_is_one_line(tmp_path):
+    assert r"a\x00b" in message_of(read, "a\0b")
+    assert "cannot be opened" in message_of(read, tmp_path / ("x" * 300))
+    assert r"new\nline\udcff.png" in message_of(read, os.path.join(tmp_path, "new\nline\udcff.png"))
+
+
+def test_paths_with_newlines_and_undecodable_bytes_work(tmp_path):
+    path = os.path.join(tmp_path, "new\nline\udcff.png")
+    write(path, as_picture(smooth()))
+    assert np.array_equal(as_samples(read(path)), smooth())
+    assert r"new\nline\udcff.png: exists already" in message_of(write, path, as_picture(smooth()))
+
+
+def test_the_content_decides_and_not_the_ending(tmp_path):
+    Image.fromarray(smooth()).save(tmp_path / "a.jpg", "PNG")
+    assert np.array_equal(as_samples(read(tmp_path / "a.jpg")), smooth())
+
+
+@pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ending != ".avif"])
+def test_too_many_pixels_are_refused_unless_allowed(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    write(path, as_picture(stored((30, 40), 3)))
+    message = message_of(read, path, max_pixels=1199)
+    assert "40×30" in message
+    assert "--max-pixels" in message
+    assert read(path, max_pixels=1200).pixels.shape == (1, 3, 30, 40)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    header = b"IHDR" + (60000).to_bytes(4, "big") * 2 + b"\x10\2\0\0\0"
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    data = imagecodecs.png_encode(stored((3, 3), 3, np.uint16))
+    (tmp_path / "a.png").write_bytes(data[:8] + chunk + data[33:])
+    assert "60000×60000 pixels (3600.0 million), the limit is 200 million" in message_of(read, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_float_tiff_with_non_finite_values_is_refused(tmp_path, bad):
+    values = np.ones((4, 5), np.float32)
+    values[2, 3] = bad
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    assert "expected finite values, got 1 NaN or infinite" in message_of(read, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32])
+def test_tiff_samples_of_other_types_are_refused(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5), dtype))
+    assert "convert it to 16 bits" in message_of(read, tmp_path / "a.tif")
+
+
+def test_mutated_files_are_read_or_refused_and_nothing_is_printed(tmp_path, capfd):
+    chance = random.Random(11)
+    samples = stored((13, 17), 3)
+    seeds = []
+    for format in ("png", "jpeg", "webp", "bmp"):
+        buffer = io.BytesIO()
+        Image.fromarray(samples).save(buffer, format, **({} if format == "bmp" else {"exif": exif_bytes(6)}))
+        seeds.append(buffer.getvalue())
+    seeds.append(imagecodecs.png_encode(samples.astype(np.uint16) * 257))
+    for options in ({}, {"compression": "lzw"}, {"tile": (16, 16), "bigtiff": True}):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, samples.astype(np.uint16) * 257, photometric="rgb", **options)
+        seeds.append(buffer.getvalue())
+    outcomes = []
+    for _ in range(200):
+        data = bytearray(chance.choice(seeds))
+        for _ in range(chance.choice([1, 3, 20])):
+            data[chance.randrange(chance.choice([60, len(data)]))] = chance.randrange(256)
+        (tmp_path / "a").write_bytes(data[: chance.choice([len(data), chance.randrange(1, len(data))])])
+        try:
+            pixels = read(tmp_path / "a").pixels
+            outcomes.append(bool(((pixels >= 0) & (pixels <= 1)).all()))
+        except ImageError:
+            outcomes.append(None)
+    assert set(outcomes) == {True, None}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_reading_in_threads_leaves_warnings_as_they_were(tmp_path):
+    write(tmp_path / "a.png", as_picture(stored((50, 60), 3)))
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [read(tmp_path / "a.png") for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+# Failures of writing
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "expected"),
+    [
+        ("a.gif", as_picture(smooth()), "expected an ending among .png"),
+        ("a", as_picture(smooth()), "got none"),
+        ("missing/a.png", as_picture(smooth()), "its folder does not exist"),
+        ("file/a.png", as_picture(smooth()), "its folder is not a folder"),
+        ("folder.png", as_picture(smooth()), "got a directory"),
+        ("there.png", as_picture(smooth()), "exists already"),
+        ("x" * 300 + ".png", as_picture(smooth()), "cannot be written"),
+        ("a.webp", as_picture(stored((1, 16384), 3)), "WebP holds at most 16383 pixels per side, got 16384×1"),
+        ("a.jpg", as_picture(stored((65501, 1), 3)), "JPEG holds at most 65500 pixels per side, got 1×65501"),
+        ("a.jpg", as_picture(stored((4, 4), 4)), "JPEG cannot hold transparency"),
+        ("a.jpg", as_picture(smooth(), exif=bytes(70_000)), "at most 65533 bytes of EXIF, got 70006"),
+        ("a.png", Picture(torch.full((1, 3, 4, 4), torch.nan)), "expected finite values"),
+    ],
+)
+def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, name, picture, expected):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "there.png").touch()
+    before = sorted(tmp_path.iterdir())
+    assert expected in message_of(write, tmp_path / name, picture)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "its folder is not writable" in message_of(write, tmp_path / "a.png", as_picture(smooth()))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "jpg"])
+def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        message = message_of(write, path, as_picture(stored((64, 64), 3)), overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written (File too large)" in message
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_interruption_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, as_picture(smooth()), overwrite=True)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_called_by_its_name(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "the disk is full" in message_of(write, tmp_path / "a.png", as_picture(smooth()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_and_the_mode_is_that_of_the_umask(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    umask = os.umask(0o027)
+    try:
+        write(path, as_picture(smooth()), overwrite=True)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert np.array_equal(as_samples(read(path)), smooth())
+
+
+def test_the_longest_possible_name_can_be_written(tmp_path):
+    write(tmp_path / ("ü" * 125 + ".png"), as_picture(smooth()))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_equal_pictures_give_equal_files(tmp_path):
+    for ending in ("png", "jpg", "webp", "tif", "bmp", "avif"):
+        for name in "ab":
+            write(tmp_path / f"{name}.{ending}", as_picture(stored((300, 1501), 3)))
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_quality_out_of_range_is_a_wrong_use(tmp_path, quality):
+    with pytest.raises(UsageError, match=f"from 1 to 100, got {quality}"):
+        write(tmp_path / "a.jpg", as_picture(smooth()), quality=quality)
+
+
+def test_pixels_of_another_shape_are_refused(tmp_path):
+    picture = as_picture(smooth())
+    object.__setattr__(picture, "pixels", torch.zeros(2, 3, 4, 4))  # past the check of shapes while tests run
+    with pytest.raises(ShapeError, match=r"got \(2, 3, 4, 4\); write images one by one"):
+        write(tmp_path / "a.png", picture)
