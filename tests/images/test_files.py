@@ -5,10 +5,12 @@ All files are made here, by libraries other than the one under test where there 
 
 import dataclasses
 import io
+import itertools
 import os
 import random
 import resource
 import stat
+import struct
 import threading
 import warnings
 import zlib
@@ -57,7 +59,7 @@ def as_samples(picture, white=255):
 
 def exif_bytes(orientation=1):
     exif = Image.Exif()
-    exif[0x010F], exif[0x0112], exif[0x0100] = "Maker", orientation, 4000
+    exif[0x010F], exif[0x0112] = "Maker", orientation
     exif.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0xA002: 4000, 0x829A: 0.5})
     exif.get_ifd(0x8825)[1] = "N"
     return exif.tobytes()
@@ -67,6 +69,20 @@ def loaded_exif(data):
     exif = Image.Exif()
     exif.load(data)
     return exif
+
+
+def cmyk_profile():
+    """The smallest ICC profile for inks: a table of 2x2x2x2 colours, unlike the plain arithmetic."""
+    ramp = bytes(range(256))
+    colours = [
+        (0 if k else 255 - 60 * (c + m + y), 128 + 60 * (m - c), 128)
+        for c, m, y, k in itertools.product((0, 1), repeat=4)
+    ]
+    matrix = struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + ramp * 4 + bytes(np.ravel(colours).tolist()) + ramp * 3
+    header = struct.pack(">I4xI", 144 + len(table), 0x02400000) + b"prtrCMYKLab " + bytes(12) + b"acsp"
+    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
 
 
 def message_of(action, *arguments, **options):
@@ -187,12 +203,15 @@ def test_float_tiff_beyond_one_is_clipped_with_a_note(tmp_path):
     assert picture.notes == ("values -1 to 3 clipped to 0..1",)
 
 
-def test_a_channel_last_integer_tensor_is_written_without_a_copy(tmp_path):
-    samples = np.zeros((3000, 4000, 3), np.uint8)
+def test_a_large_channel_last_integer_tensor_is_written_without_a_copy(tmp_path):
+    samples = np.arange(3000 * 4000 * 3, dtype=np.uint32).astype(np.uint8).reshape(3000, 4000, 3)
+    samples += np.arange(3000, dtype=np.uint32).astype(np.uint8)[:, None, None]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     write(tmp_path / "a.png", as_picture(samples))
     write(tmp_path / "a.tif", as_picture(samples))
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < samples.nbytes * 0.7
+    assert np.array_equal(imagecodecs.png_decode((tmp_path / "a.png").read_bytes()), samples)
+    assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), samples)
 
 
 # What is peculiar to files
@@ -205,6 +224,20 @@ def test_one_bit_images_are_grey(tmp_path, ending):
     picture = read(tmp_path / f"a.{ending}")
     assert (picture.grey, picture.depth, picture.alpha) == (True, 8, None)
     assert np.array_equal(as_samples(picture)[:, :, 0], bits * 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_whose_zero_is_white_is_inverted(tmp_path, dtype):
+    samples = stored((9, 13), 1, dtype)
+    tifffile.imwrite(tmp_path / "a.tif", samples[:, :, 0], photometric="miniswhite")
+    white = np.iinfo(dtype).max
+    assert np.array_equal(as_samples(read(tmp_path / "a.tif"), white), white - samples.astype(int))
+
+
+def test_colours_multiplied_by_alpha_are_divided_again(tmp_path):
+    samples = np.array([[[60, 20, 0, 100], [7, 7, 7, 0], [9, 8, 7, 255]]], np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", extrasamples=["assocalpha"])
+    assert as_samples(read(tmp_path / "a.tif")).tolist() == [[[153, 51, 0, 100], [0, 0, 0, 0], [9, 8, 7, 255]]]
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
@@ -228,6 +261,16 @@ def test_cmyk_without_a_profile_is_converted_plainly_with_a_note(tmp_path, endin
     picture = read(tmp_path / f"a.{ending}")
     assert np.abs(as_samples(picture) - [255, 0, 0]).max() <= 3
     assert picture.notes == ("CMYK without a profile converted to sRGB by plain arithmetic",)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+def test_cmyk_with_a_profile_is_converted_through_it_and_loses_it(tmp_path, ending):
+    Image.new("CMYK", (8, 8), (0, 255, 0, 0)).save(tmp_path / f"a.{ending}", icc_profile=cmyk_profile())
+    picture = read(tmp_path / f"a.{ending}")
+    assert picture.notes == ("CMYK converted to sRGB through its profile",)
+    assert picture.profile is None
+    # CIE L* 76.5, a* 60, b* 0, whose red lies outside of sRGB; plain arithmetic gives (255, 0, 255).
+    assert np.abs(as_samples(picture) - [255, 139, 192]).max() <= 2
 
 
 def test_cmyk_with_a_useless_profile_is_converted_plainly_and_loses_it(tmp_path):
@@ -261,6 +304,13 @@ def test_orientation_is_applied_and_forgotten(tmp_path, ending, orientation):
     assert 0x0112 not in loaded_exif(picture.exif)
 
 
+def test_orientation_in_a_big_endian_bigtiff_is_applied(tmp_path):
+    samples = stored((3, 5), 3)
+    tag = (0x0112, 3, 1, 6, True)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", bigtiff=True, byteorder=">", extratags=[tag])
+    assert np.array_equal(as_samples(read(tmp_path / "a.tif")), np.rot90(samples, -1))
+
+
 def test_orientation_in_a_16_bit_png_is_applied(tmp_path):
     samples = stored((3, 5), 3, np.uint16)
     write(tmp_path / "a.png", as_picture(samples, exif=exif_bytes(6).removeprefix(b"Exif\0\0")))
@@ -270,7 +320,9 @@ def test_orientation_in_a_16_bit_png_is_applied(tmp_path):
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "avif", "tif"])
 def test_profile_exif_and_xmp_are_carried(tmp_path, ending, depth):
-    Image.fromarray(smooth()).save(tmp_path / "in.jpg", exif=exif_bytes(), icc_profile=SRGB, xmp=XMP)
+    stale = loaded_exif(exif_bytes())
+    stale[0x0100] = 4000
+    Image.fromarray(smooth()).save(tmp_path / "in.jpg", exif=stale, icc_profile=SRGB, xmp=XMP)
     source = read(tmp_path / "in.jpg")
     pixels = as_picture(stored((8, 9), 3, depth)).pixels
     write(tmp_path / f"out.{ending}", dataclasses.replace(source, pixels=pixels))
@@ -300,9 +352,13 @@ def test_thumbnail_is_dropped(tmp_path):
     assert read(tmp_path / "a.jpg").exif is None
 
 
-def test_damaged_exif_costs_a_note_and_not_the_picture(tmp_path):
-    Image.fromarray(smooth()).save(tmp_path / "a.jpg", exif=b"Exif\0\0rubbish")
-    assert read(tmp_path / "a.jpg").notes == ("EXIF is damaged: dropped",)
+@pytest.mark.parametrize("damaged", [b"rubbish", b"II*\0\x08\0\0\0\x05\0\x0f\x01", b"MM\0*\0\0\xff\xff"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_damaged_exif_does_not_cost_the_picture(tmp_path, ending, damaged):
+    Image.fromarray(smooth()).save(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + damaged)
+    picture = read(tmp_path / f"a.{ending}")
+    assert picture.exif is None
+    assert picture.pixels.shape == (1, 3, 40, 56)
 
 
 def test_a_profile_for_other_channels_is_not_written(tmp_path):
@@ -347,6 +403,29 @@ def test_cut_files_are_refused_and_never_half_grey(tmp_path, name):
     assert "damaged or truncated" in message
 
 
+def test_a_wrong_checksum_in_a_16_bit_png_is_refused(tmp_path):
+    data = bytearray(imagecodecs.png_encode(stored((5, 4), 3, np.uint16)))
+    data[29] ^= 1  # in the checksum of the header
+    (tmp_path / "a.png").write_bytes(data)
+    assert "checksum of chunk b'IHDR' is wrong" in message_of(read, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("change", [99, -99])
+def test_a_16_bit_png_may_hold_more_data_than_pixels_but_not_less(tmp_path, capfd, change):
+    samples = stored((5, 4), 3, np.uint16)
+    data = imagecodecs.png_encode(samples)
+    start = data.index(b"IDAT")
+    rows = zlib.decompress(data[start + 4 : -16])
+    packed = zlib.compress((rows + bytes(99))[: len(rows) + change])
+    chunk = len(packed).to_bytes(4, "big") + b"IDAT" + packed + zlib.crc32(b"IDAT" + packed).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data[: start - 4] + chunk + data[-12:])
+    if change > 0:
+        assert np.array_equal(as_samples(read(tmp_path / "a.png"), 65535), samples)
+    else:
+        assert "125 bytes of pixels expected, 26 found" in message_of(read, tmp_path / "a.png")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -355,7 +434,7 @@ def test_cut_files_are_refused_and_never_half_grey(tmp_path, name):
         (lambda path: path.touch(), "got an empty file"),
         (lambda path: path.write_text("hello"), "got something else"),
         (lambda path: path.write_bytes(b"GIF89a...."), "got GIF"),
-        (lambda path: os.mkfifo(path), "got a device or a pipe"),
+        (os.mkfifo, "got a device or a pipe"),
         (lambda path: path.symlink_to(path), "cannot be opened"),
     ],
 )
@@ -406,6 +485,24 @@ def test_float_tiff_with_non_finite_values_is_refused(tmp_path, bad):
     values[2, 3] = bad
     tifffile.imwrite(tmp_path / "a.tif", values)
     assert "expected finite values, got 1 NaN or infinite" in message_of(read, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
+def test_a_tiff_that_announces_more_than_it_stores_is_refused(tmp_path, compression):
+    tifffile.imwrite(tmp_path / "a.tif", smooth(), compression=compression, metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        tiff.pages[0].tags["ImageWidth"].overwrite(60)
+    with open(tmp_path / "a.tif", "ab") as file:
+        file.write(bytes(10_000))  # so that reading on would not reach the end
+    assert "damaged or truncated" in message_of(read, tmp_path / "a.tif")
+
+
+def test_a_tiff_with_a_missing_strip_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", smooth(), compression="zlib", rowsperstrip=20, metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        first, _ = tiff.pages[0].databytecounts
+        tiff.pages[0].tags["StripByteCounts"].overwrite((first, 0))
+    assert "pixels lie beyond the end" in message_of(read, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint32])
@@ -545,8 +642,9 @@ def test_the_longest_possible_name_can_be_written(tmp_path):
 
 def test_equal_pictures_give_equal_files(tmp_path):
     for ending in ("png", "jpg", "webp", "tif", "bmp", "avif"):
+        size = (300, 1501) if ending in ("png", "tif") else (30, 41)
         for name in "ab":
-            write(tmp_path / f"{name}.{ending}", as_picture(stored((300, 1501), 3)))
+            write(tmp_path / f"{name}.{ending}", as_picture(stored(size, 3)))
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 

@@ -139,7 +139,7 @@ def _decode_png16(file: BinaryIO, check_size: Callable[[int, int], None]) -> Dec
     others = [c for c in chunks[1:] if c[0] not in (b"IDAT", b"IEND", b"PLTE")]
     ordered = [chunks[0], *others, (b"IDAT", b""), (b"IEND", b"")]  # what follows the pixels is read before them
     image = _PLUGINS["PNG"](io.BytesIO(PNG_SIGNATURE + b"".join(png_chunk(*c) for c in ordered)))
-    return _described(image, Decoded(samples.reshape(height, width, -1), 65535, 16))
+    return _described(image, Decoded(samples.reshape(height, width, -1), 65535.0, 16))
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -175,8 +175,8 @@ def _png_data_size(width: int, height: int, pixel_size: int, interlaced: int) ->
 
 def _inflate(data: bytes, size: int) -> bytes:
     unpacker = zlib.decompressobj()
-    content = unpacker.decompress(data, size + 1)
-    if len(content) != size:
+    content = unpacker.decompress(data, size)
+    if len(content) < size:
         raise ValueError(f"{size} bytes of pixels expected, {len(content)} found")
     return content
 
@@ -203,7 +203,7 @@ def _decode_with_pillow(file: BinaryIO, format: str, check_size: Callable[[int, 
     frames = int(getattr(image, "n_frames", 1))
     notes = [f"animated file of {frames} frames: first frame taken"] if frames > 1 else []
     image.load()  # also reads what follows the pixels
-    decoded = _described(image, Decoded(np.empty(0), 255, 8, notes=notes))
+    decoded = _described(image, Decoded(np.empty(0), 255.0, 8, notes=notes))
     return _with_samples(decoded, image, format)
 
 
@@ -213,17 +213,17 @@ def _described(image: ImageFile.ImageFile, decoded: Decoded) -> Decoded:
     try:
         exif = image.getexif()
     except Exception:  # Pillow has no error of its own for damaged EXIF; the picture is worth more than its EXIF
-        decoded.notes.append("EXIF is damaged: dropped")
+        decoded.notes.append("EXIF cannot be read: dropped")
         exif = Image.Exif()
     return _carrying(decoded, exif, profile=image.info.get("icc_profile"), xmp=xmp)
 
 
 def _carrying(decoded: Decoded, exif: Image.Exif, *, profile: object, xmp: object) -> Decoded:
-    decoded.orientation = metadata.orientation(exif)
+    decoded.orientation = metadata.valid_orientation(exif.get(metadata.ORIENTATION))
     try:
         decoded.exif = metadata.upright_exif(exif)
     except Exception:  # as above
-        decoded.notes.append("EXIF is damaged: dropped")
+        decoded.notes.append("EXIF cannot be read: dropped")
     decoded.profile = profile if isinstance(profile, bytes) and len(profile) >= 128 else None
     decoded.xmp = metadata.upright_xmp(xmp) if isinstance(xmp, bytes) and xmp else None
     return decoded
@@ -291,11 +291,17 @@ def _decode_tiff(file: BinaryIO, check_size: Callable[[int, int], None]) -> Deco
         check_size(page.imagewidth, page.imagelength)
         _check_tiff_page(page, os.fstat(file.fileno()).st_size)
         notes = ["file of several pages: first page taken"] if _has_second_page(tiff) else []
+        decoded = Decoded(page.asarray(), 1.0, 16 if page.bitspersample > 8 else 8, notes=notes)
         exif = Image.Exif()
         exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
-        exif.load_from_fp(file, page.offset)
-        decoded = Decoded(page.asarray(), 1.0, 16 if page.bitspersample > 8 else 8, notes=notes)
-        _carrying(decoded, exif, profile=exif.get(metadata.PROFILE_TAG), xmp=exif.get(metadata.XMP_TAG))
+        try:
+            exif.load_from_fp(file, page.offset)
+        except Exception:  # also Pillow's failure with every big-endian BigTIFF
+            decoded.notes.append("EXIF cannot be read: dropped")
+            exif = Image.Exif()
+        profile, xmp = page.tags.valueof(metadata.PROFILE_TAG), page.tags.valueof(metadata.XMP_TAG)
+        _carrying(decoded, exif, profile=profile, xmp=xmp.encode() if isinstance(xmp, str) else xmp)
+        decoded.orientation = metadata.valid_orientation(page.tags.valueof(metadata.ORIENTATION))
         return _with_tiff_samples(decoded, page)
 
 
@@ -327,6 +333,9 @@ def _check_tiff_page(page: Any, file_size: int) -> None:
         raise ValueError("tiles are larger than the picture")
     if len(page.dataoffsets) != np.prod(page.chunked):
         raise ValueError(f"{np.prod(page.chunked)} pieces of pixels expected, {len(page.dataoffsets)} found")
+    row_bytes = -(-page.imagewidth * page.samplesperpixel * page.bitspersample // 8)
+    if page.compression == 1 and sum(page.databytecounts) < row_bytes * page.imagelength:
+        raise ValueError("fewer pixels are stored than announced")  # tifffile would make the rest black
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         if offset < 8 or size < 1 or offset + size > file_size:
             raise ValueError("pixels lie beyond the end of the file")
@@ -343,7 +352,7 @@ def _with_tiff_samples(decoded: Decoded, page: Any) -> Decoded:
     else:
         decoded.white = 2.0**page.bitspersample - 1
     if page.photometric == _PALETTE:
-        decoded.samples, decoded.white = _from_palette(samples, page.colormap), 255
+        decoded.samples, decoded.white = _from_palette(samples, page.colormap), 255.0
         return decoded
     if page.photometric == _SEPARATED:
         return _from_separated(decoded, samples)
@@ -389,7 +398,7 @@ def _from_separated(decoded: Decoded, samples: np.ndarray) -> Decoded:
     reduced = np.rint(samples[:, :, :4] * (255 / decoded.white)).astype(np.uint8)
     if decoded.depth > 8:
         decoded.notes.append("more than 8 bits reduced to 8")
-    decoded.white, decoded.depth = 255, 8
+    decoded.white, decoded.depth = 255.0, 8
     return _with_samples(decoded, Image.frombytes("CMYK", reduced.shape[1::-1], reduced.tobytes()), "TIFF")
 
 

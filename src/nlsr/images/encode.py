@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nlsr.images import metadata
 from nlsr.images.decode import PNG_SIGNATURE, Refusal, png_chunk
+from nlsr.images.picture import Picture
 
 _BAND_BYTES = 2**20
 _TIFF_LIMIT = 4 * 10**9  # more bytes need 64-bit offsets
@@ -32,26 +33,7 @@ _Packed = TypeVar("_Packed", bytes, tuple[bytes, bytes])
 DEFAULT_QUALITY = {"JPEG": 95, "WebP": 95, "AVIF": 90}
 
 
-class Source(Protocol):
-    """What a picture to be written has; `nlsr.images.Picture` is one."""
-
-    @property
-    def pixels(self) -> Tensor: ...
-    @property
-    def alpha(self) -> Tensor | None: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def grey(self) -> bool: ...
-    @property
-    def profile(self) -> bytes | None: ...
-    @property
-    def exif(self) -> bytes | None: ...
-    @property
-    def xmp(self) -> bytes | None: ...
-
-
-def encode(file: BinaryIO, format: str, picture: Source, quality: int | None) -> None:
+def encode(file: BinaryIO, format: str, picture: Picture, quality: int | None) -> None:
     """Write a picture to an open file. Raises: Refusal for values and metadata that the format cannot hold."""
     samples = _Samples(picture, _sample_type(format, picture))
     if format == "PNG":
@@ -62,7 +44,7 @@ def encode(file: BinaryIO, format: str, picture: Source, quality: int | None) ->
         _write_with_pillow(file, format, samples, quality or DEFAULT_QUALITY.get(format, 0))
 
 
-def _sample_type(format: str, picture: Source) -> np.dtype:
+def _sample_type(format: str, picture: Picture) -> np.dtype:
     """The samples that hold the picture: those of its integer tensor, else of its depth, within the format's."""
     depth = {torch.uint8: 8, torch.uint16: 16}.get(picture.pixels.dtype, picture.depth)
     depth = min(depth, {"PNG": 16, "TIFF": 32}.get(format, 8))
@@ -73,7 +55,7 @@ def _sample_type(format: str, picture: Source) -> np.dtype:
 class _Samples:
     """The samples of a picture as a file stores them, (rows, width, channels), made when they are asked for."""
 
-    picture: Source
+    picture: Picture
     dtype: np.dtype
 
     @property

@@ -13,17 +13,17 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.errors import ImageError, ShapeError, UsageError
 from nlsr.images.decode import Refusal, decode, sniff
 from nlsr.images.encode import encode
+from nlsr.images.picture import Picture
 
 ENDINGS = {
     ".png": "PNG",
@@ -45,31 +45,6 @@ _LOGGERS = ("tifffile", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")
 _WITHOUT_ALPHA = ("JPEG", "BMP")
 
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An upright image and what its file said beside the pixels.
-
-    Args:
-        pixels: (1, 3, height, width) RGB, floating point in [0, 1], equal channels where the file is grey; or, for
-            results too large to hold in float, uint8 or uint16. An integer tensor is written with its own depth.
-        alpha: (1, 1, height, width), 0 is transparent; in [0, 1] or integer. The colours are not multiplied by it.
-        depth: bits per sample of the file: 8, 16, or 32 for floating point.
-        grey: the file was greyscale; it is written as such again where the format can.
-        profile: ICC profile of the pixels. None is usually meant as sRGB.
-        exif: a TIFF structure without orientation, pixel sizes and thumbnail. xmp: an XML packet, likewise.
-        notes: what was changed on reading and a user may want to know.
-    """
-
-    pixels: Shaped[Tensor, "1 3 h w"]
-    alpha: Shaped[Tensor, "1 1 h w"] | None = None
-    depth: int = 8
-    grey: bool = False
-    profile: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    notes: tuple[str, ...] = ()
 
 
 def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -239,7 +214,7 @@ def _opened(path: PathLike) -> Iterator[BinaryIO]:
             raise IsADirectoryError
         if not stat.S_ISREG(mode):
             raise ImageError(f"{shown}: expected an image file, got a device or a pipe; save it to a file first")
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 - closed below, where its own errors are not taken for the caller's
     except FileNotFoundError as error:
         raise ImageError(f"{shown}: expected an image file, but there is none; check the path") from error
     except IsADirectoryError as error:

@@ -24,9 +24,8 @@ _STALE_EXIF_TAGS = {int(ExifTags.Base.ExifImageWidth), int(ExifTags.Base.ExifIma
 _POINTERS = (int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo))
 
 
-def orientation(exif: Image.Exif) -> int:
+def valid_orientation(value: object) -> int:
     """How the stored pixels must be turned, 1 to 8; 1 where the tag is missing or nonsense."""
-    value = exif.get(ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

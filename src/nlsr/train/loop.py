@@ -164,23 +164,34 @@ def fit(
 
 
 class Validation(Callback):
-    """Scores the averaged weights after every stretch of steps and adds a line to the curve."""
+    """Scores the averaged weights after every stretch of steps and adds a line to the curve.
+
+    Lightning ends a stretch twice if a run is resumed right after it, so that writing a line again must change nothing.
+    """
 
     def __init__(self, curve: Path) -> None:
         self.curve = curve
+        self.started: float | None = None
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Training)
-        module.seconds += time.monotonic() - self.started
+        if self.started is not None:
+            module.seconds += time.monotonic() - self.started
+            self.started = None
         if trainer.is_global_zero:
             score = module.scores[module.validation.name] = module.validate_average()
-            if not self.curve.exists():
-                self.curve.write_text("step,hours,loss,psnr\n")
-            with self.curve.open("a") as file:
-                file.write(f"{trainer.global_step},{module.seconds / 3600:.4f},{float(module.loss):.5f},{score:.4f}\n")
+            line = f"{trainer.global_step},{module.seconds / 3600:.4f},{float(module.loss):.5f},{score:.4f}"
+            add_to_curve(self.curve, trainer.global_step, line)
+
+
+def add_to_curve(curve: Path, step: int, line: str) -> None:
+    """Append a line, after dropping those of this and later steps, which a resumed run writes again."""
+    lines = curve.read_text().splitlines()[1:] if curve.exists() else []
+    kept = [old for old in lines if int(old.split(",")[0]) < step]
+    curve.write_text("\n".join(["step,hours,loss,psnr", *kept, line]) + "\n")
 
 
 class Checkpoint(ModelCheckpoint):

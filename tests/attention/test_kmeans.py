@@ -1,0 +1,152 @@
+"""Clusters: they learn in training only, stay alive, and agree between processes."""
+
+import math
+
+import pytest
+import torch
+from torch import distributed, multiprocessing
+from torch.nn import functional as F
+
+from nlsr.attention import KMeans, LearnableSparsePattern
+from nlsr.attention.learnable_collaborative import IDLE_STEPS, assign, directions, spread_indices
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def clouds(batch=2, length=400, width=6, groups=5, seed=0):
+    """Positions scattered closely around a few directions that turn slowly with the seed."""
+    draw = generator(seed)
+    centres = F.normalize(torch.randn(groups, width, generator=generator(99)), dim=-1)
+    which = torch.randint(groups, (batch, length), generator=draw)
+    return centres[which] * 3 + 0.1 * torch.randn(batch, length, width, generator=draw)
+
+
+def mean_cosine(kmeans, embedding):
+    samples = directions(embedding).flatten(0, 1)
+    return (samples @ kmeans.centroids[0].T).amax(-1).mean().item()
+
+
+def entropy(codes, num_clusters):
+    share = torch.bincount(codes.flatten(), minlength=num_clusters) / codes.numel()
+    return -(share[share > 0] * share[share > 0].log()).sum().item()
+
+
+def test_matching_never_changes_a_buffer_in_training_or_evaluation():
+    operator = LearnableSparsePattern(8, num_clusters=4, window_size=8)
+    before = {name: buffer.clone() for name, buffer in operator.named_buffers()}
+    for mode in (True, False):
+        operator.train(mode).match(torch.randn(1, 8, 6, 6))
+    for name, buffer in operator.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
+def test_the_first_batch_starts_centroids_near_their_members():
+    kmeans = KMeans(5, 6)
+    data = clouds()
+    kmeans.learn(data, kmeans(data), generator=generator())
+    assert kmeans.initialised
+    assert mean_cosine(kmeans, data) > 0.99
+    assert entropy(kmeans(data), 5) > 0.95 * math.log(5)
+
+
+def test_rounds_start_from_different_positions():
+    kmeans = KMeans(20, 6, rounds=2)
+    data = clouds()
+    kmeans.learn(data, kmeans(data), generator=generator())
+    assert not torch.allclose(kmeans.centroids[0], kmeans.centroids[1])
+
+
+def test_centroids_follow_features_that_move_and_frozen_ones_do_not():
+    scores = {}
+    for learning in ("moving-average", "frozen"):
+        kmeans = KMeans(5, 6, decay=0.9, learning=learning)
+        turn = torch.matrix_exp(0.01 * (torch.ones(6, 6).triu(1) - torch.ones(6, 6).tril(-1)))
+        for step in range(40):
+            data = clouds(seed=step) @ torch.linalg.matrix_power(turn, step)
+            kmeans.learn(data, kmeans(data), generator=generator(step))
+        scores[learning] = mean_cosine(kmeans, data)
+    assert scores["moving-average"] > 0.98
+    assert scores["moving-average"] > scores["frozen"] + 0.02
+
+
+def test_one_learning_step_is_the_normalised_moving_average_of_member_directions():
+    kmeans = KMeans(3, 2, decay=0.75)
+    data = torch.tensor([[[2.0, 0.0], [0.0, 5.0], [0.0, 1.0], [-1.0, 0.0]]])
+    kmeans.centroids.copy_(torch.tensor([[[1.0, 0.1], [0.1, 1.0], [-1.0, -0.1]]]))
+    kmeans.initialised.fill_(True)
+    old = kmeans.centroids.clone()
+    kmeans.learn(data, kmeans(data), generator=generator())
+    means = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert torch.allclose(kmeans.centroids[0], F.normalize(0.75 * old[0] + 0.25 * means, dim=-1))
+
+
+def test_a_cluster_without_members_is_seeded_again():
+    kmeans = KMeans(5, 6, decay=0.9)
+    data = clouds()
+    kmeans.learn(data, kmeans(data), generator=generator())
+    kmeans.centroids[0, 0] = -data.flatten(0, 1).mean(0)  # a place where nothing is
+    for step in range(IDLE_STEPS + 1):
+        kmeans.learn(data, kmeans(data), generator=generator(step))
+    counts = torch.bincount(kmeans(data).flatten(), minlength=5)
+    assert (counts > 0).all()
+    assert torch.allclose(kmeans.centroids.norm(dim=-1), torch.ones(1, 5))
+
+
+def test_equal_calls_learn_equal_centroids():
+    states = []
+    for _ in range(2):
+        kmeans = KMeans(7, 6, rounds=2)
+        for step in range(3):
+            data = clouds(seed=step)
+            kmeans.learn(data, kmeans(data), generator=generator(step))
+        states.append(kmeans.centroids.clone())
+    assert torch.equal(*states)
+
+
+def test_a_tie_goes_to_the_lowest_cluster():
+    centroids = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    assert assign(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), centroids).tolist() == [1, 0]
+
+
+def test_spread_indices_prefer_far_samples():
+    samples = torch.tensor([[1.0, 0.0]] * 50 + [[0.0, 1.0]])
+    chosen = spread_indices(samples, 2, generator())
+    assert set(samples[chosen, 1].tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_fewer_positions_than_clusters_is_no_problem(length):
+    for learning in ("moving-average", "frozen"):
+        kmeans = KMeans(8, 6, learning=learning)
+        data = clouds(batch=1, length=length)
+        for step in range(3):
+            kmeans.learn(data, kmeans(data), generator=generator(step))
+        assert kmeans.centroids.isfinite().all()
+
+
+def learn_as_rank(rank, ranks, path, result):
+    distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=ranks)
+    try:
+        result[rank] = learned(rank, ranks)
+    finally:
+        distributed.destroy_process_group()
+
+
+def learned(rank, ranks):
+    torch.set_num_threads(1)
+    kmeans = KMeans(6, 6, rounds=2, decay=0.8).double()
+    for step in range(3):
+        data = clouds(batch=4, length=50, seed=step).double()[rank * 4 // ranks : (rank + 1) * 4 // ranks]
+        kmeans.learn(data, kmeans(data), generator=generator(step))
+    return kmeans.centroids.clone()
+
+
+def test_two_processes_with_half_the_batch_each_learn_the_centroids_of_one(tmp_path):
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        result = manager.dict()
+        multiprocessing.spawn(learn_as_rank, args=(2, tmp_path / "meeting", result), nprocs=2)
+        first, second = result[0], result[1]
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, learned(0, 1), rtol=0, atol=1e-12)
