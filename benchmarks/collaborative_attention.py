@@ -36,7 +36,7 @@ class LiteralAttention(nn.Module):
 
     def forward(self, input: tuple[Tensor, Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
         features, affinity, codes = input
-        batch, channels, height, width = features.shape
+        batch, _, height, width = features.shape
         length = height * width
         query = self.match(features).view(batch, -1, length).transpose(1, 2)
         values = self.assembly(features).view(batch, -1, length).transpose(1, 2)

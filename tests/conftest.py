@@ -1,4 +1,4 @@
-"""What all tests share: shapes in signatures are checked, and arithmetic uses one thread so that timing cannot differ."""
+"""What all tests share: shapes in signatures are checked while they run."""
 
 import pytest
 import torch

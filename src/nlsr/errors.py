@@ -23,3 +23,7 @@ class RecipeError(NlsrError):
 
 class UsageError(NlsrError):
     """A command was asked for something it does not do; it exits with 2."""
+
+
+class Interrupted(NlsrError):
+    """The user stopped a command; says what is done and how to go on. The command exits with 130."""

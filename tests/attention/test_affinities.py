@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tests.tolerances import assert_close
 from torch import nn
 
 from nlsr.attention import Affinity, LearnableSparsePattern, NonLocal, SharedAttention
 from nlsr.errors import ShapeError
-from tests.tolerances import assert_close
 
 OPERATORS = {
     "dense": lambda: NonLocal(8, reduction=2),
@@ -66,7 +66,7 @@ def plain_matrix(affinity: Affinity) -> torch.Tensor:
     matrices, log_sums = [], []
     for b in range(batch):
         for r in range(rounds):
-            order = sorted(range(length), key=lambda t: (int(affinity.codes[b, r, t]), t))  # noqa: B023
+            order = sorted(range(length), key=lambda t: (int(affinity.codes[b, r, t]), t))
             padded = order + order[length - (-length % size) :]
             count = len(padded) // size
             matrix, log_sum = query.new_zeros(length, length), query.new_zeros(length)

@@ -80,7 +80,7 @@ class ChunkedAffinity(Affinity):
         """
         Args:
             codes: the group of each position, in each round.
-            embedding: queries; keys are the same vectors, normalised, so that a query's norm is its inverse temperature.
+            embedding: queries, whose norm is an inverse temperature; keys are the same vectors, normalised.
             chunk_size: positions per chunk.
             keep: what is held, see above.
         """

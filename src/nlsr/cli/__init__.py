@@ -1,5 +1,6 @@
 """The command `nlsr`: one thin file per subcommand. Nothing heavy is imported before a subcommand runs."""
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -7,7 +8,10 @@ from typing import Annotated
 import typer
 
 from nlsr.cli import evaluate, train, upscale
-from nlsr.errors import NlsrError, UsageError
+from nlsr.errors import Interrupted, NlsrError, UsageError
+
+CommandError = typer.BadParameter.__mro__[2]
+"""What typer raises for a command line that it cannot understand."""
 
 app = typer.Typer(
     name="nlsr",
@@ -36,18 +40,29 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 def main() -> None:
     """Run the command line: exit code 2 if asked wrongly, 1 if something failed, each said in one line."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.signal(signal.SIGTERM, _interrupt)
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "nlsr")
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except NlsrError as error:
-        _fail(f"{command}: {error}", 2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt as interruption:
-        _fail(f"{command}: interrupted" + (f"; {interruption}" if str(interruption) else ""), 130)
+        code = {UsageError: 2, Interrupted: 130}.get(type(error), 1)
+        _fail(f"{command}: {error}", code)
+    except CommandError as error:
+        _fail(f"{command}: {error.format_message()}" if sys.argv[1:] else "", error.exit_code)  # help was shown
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(f"{command}: interrupted", 130)
     except MemoryError:
-        _fail(f"{command}: out of memory; try a smaller --tile", 1)
+        _fail(f"{command}: out of memory; allow less with --memory", 1)
+    except BrokenPipeError:
+        os._exit(1)  # whoever read our output has gone; flushing at exit would fail again
+
+
+def _interrupt(*_: object) -> None:
+    """Being terminated is being interrupted: temporary files are removed."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:
-    print("\\n".join(message.splitlines()), file=sys.stderr)
+    if message.strip():
+        print("\\n".join(message.splitlines()), file=sys.stderr)
     sys.exit(code)

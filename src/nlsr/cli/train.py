@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.errors import UsageError
+from nlsr.errors import Interrupted, UsageError
 
 
 def train(
@@ -59,8 +59,8 @@ def train(
             callbacks=[TrainingProgress(chosen)],
             sources=chosen.data.train,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on from the last validation with: nlsr train {recipe} --resume") from None
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
+        raise Interrupted("stopped; go on from the last validation by adding --resume to the same command") from None
     print(f"{chosen.name}: {chosen.training.steps} steps, weights in {path}")
 
 

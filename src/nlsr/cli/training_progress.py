@@ -18,7 +18,7 @@ class TrainingProgress(Callback):
 
     def __init__(self, recipe: Recipe) -> None:
         self.progress = bar(TextColumn("loss {task.fields[loss]}  PSNR {task.fields[psnr]} dB"))
-        self.steps = recipe.training.steps
+        self.steps, self.validate_every = recipe.training.steps, recipe.training.validate_every
         self.task = self.progress.add_task(recipe.name, total=self.steps, loss="-", psnr="-")
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -29,15 +29,17 @@ class TrainingProgress(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self.progress.disable and trainer.global_step % 10 == 0 and isinstance(module, Training):
-            self.progress.update(self.task, completed=trainer.global_step, loss=f"{float(module.loss):.4f}")
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(module, Training):
+        assert isinstance(module, Training)
+        step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        if not self.progress.disable and step % 10 == 0:
+            self.progress.update(self.task, completed=step, loss=f"{float(module.loss):.4f}")
+        if step % self.validate_every == 0 or step == self.steps:
             name, score = next(iter(module.scores.items()))
-            self.progress.update(self.task, completed=trainer.global_step, psnr=f"{score:.3f}")
+            self.progress.update(self.task, psnr=f"{score:.3f}")
             self.progress.console.print(
-                f"step {trainer.global_step}/{self.steps}  {module.seconds / 60:.1f} min  "
+                f"step {step}/{self.steps}  {module.seconds / 60:.1f} min  "
                 f"loss {float(module.loss):.4f}  {name} {score:.3f} dB"
             )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nlsr.errors import ImageError, UsageError
+from nlsr.errors import ImageError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from nlsr.upscale import Upscaler
@@ -33,7 +33,6 @@ def upscale(
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
 ) -> None:
     """Enlarge pictures with a network: by default four times, on the CPU, in a file beside the picture."""
-    targets = _targets(inputs, output, model)
     tile_size = _tile(tile)
 
     import torch
@@ -44,11 +43,13 @@ def upscale(
     if threads:
         torch.set_num_threads(threads)
     upscaler = Upscaler(model, tile=tile_size, memory=parse_size(memory) if memory else None, device=_device(device))
+    targets = _targets(inputs, output, upscaler.scale)
     failed = 0
-    for source, target in targets:
-        target = target or source.with_name(f"{source.stem}_x{upscaler.scale}.png")
+    for done, (source, target) in enumerate(targets):
         try:
             _upscale_one(upscaler, model, source, target, quality=quality, overwrite=overwrite)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped after {done} of {len(targets)} pictures; no half picture is left") from None
         except (ImageError, UsageError) as error:
             if len(targets) == 1:
                 raise
@@ -63,43 +64,39 @@ def _upscale_one(
     upscaler: "Upscaler", model: str, source: Path, target: Path, *, quality: int, overwrite: bool
 ) -> None:
     from nlsr.cli.progress import Counter
-    from nlsr.images import read, write
+    from nlsr.images import check_target, read, write
 
-    _check_target(source, target, overwrite)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UsageError(f"{target}: the output is the input; choose another with -o")
     picture = read(source)
+    high, wide = (side * upscaler.scale for side in picture.pixels.shape[2:])
+    check_target(target, height=high, width=wide, alpha=picture.alpha is not None, overwrite=overwrite)
     with Counter(source.name) as counter:
         result = upscaler.upscale(picture, report=counter)
     write(target, result.picture, quality=quality, overwrite=overwrite)
     for note in picture.notes:
         print(f"upscale: {source}: {note}", file=sys.stderr)
-    (height, width), (high, wide) = picture.pixels.shape[2:], result.picture.pixels.shape[2:]
+    height, width = picture.pixels.shape[2:]
     print(
         f"{model}: {width}x{height} -> {wide}x{high}, {result.plan}, {result.seconds:.1f} s, "
         f"peak {_peak_memory() / 2**20:.0f} MiB, {target}"
     )
 
 
-def _targets(inputs: list[Path], output: Path | None, model: str) -> list[tuple[Path, Path | None]]:
-    """Each input with its output; None where the name waits for the model's scale."""
+def _targets(inputs: list[Path], output: Path | None, scale: int) -> list[tuple[Path, Path]]:
+    """Each input with its output."""
     if output is None:
-        return [(source, None) for source in inputs]
-    if output.is_dir() or len(inputs) > 1:
-        if not output.is_dir():
-            raise UsageError(f"{output}: expected an existing folder for {len(inputs)} pictures; make it first")
-        targets = [(source, output / f"{source.stem}.png") for source in inputs]
-        names = [target for _, target in targets]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
-            raise UsageError(f"{twice}: two of the inputs would be written there; give them different names")
-        return list(targets)
-    return [(inputs[0], output)]
-
-
-def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UsageError(f"{target}: the output is the input; choose another with -o")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target}: exists already; replace it with --overwrite or choose another with -o")
+        targets = [source.with_name(f"{source.stem}_x{scale}.png") for source in inputs]
+    elif output.is_dir():
+        targets = [output / f"{source.stem}.png" for source in inputs]
+    elif len(inputs) > 1:
+        raise UsageError(f"{output}: expected an existing folder for {len(inputs)} pictures; make it first")
+    else:
+        targets = [output]
+    twice = next((target for target in targets if targets.count(target) > 1), None)
+    if twice:
+        raise UsageError(f"{twice}: two of the inputs would be written there; give them different names")
+    return list(zip(inputs, targets, strict=True))
 
 
 def _tile(text: str):  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ Source: the documented behaviour of MATLAB `imresize(image, scale, "bicubic")`.
 """
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from nlsr.errors import ShapeError
 
 
-def resize(image: Tensor, *, scale: float | int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+def resize(
+    image: Tensor, *, scale: float | int | Fraction | None = None, size: tuple[int, int] | None = None
+) -> Tensor:
     """Resize the last two axes (height, width) with a bicubic kernel (a = -0.5) and symmetric borders.
 
     The kernel is widened by the scale where the image shrinks. The axis that shrinks most goes first, rows before

@@ -106,7 +106,8 @@ class LCoAN(Network):
         return 4 * (6 * config.channels + affinity + 2 * upsampled)
 
     def operators(self) -> list[Operator]:
-        return [group.attention.operator for group in self.groups if group.attention and group.attention.operator]
+        attentions = [group.attention for group in self.groups if isinstance(group, Group)]
+        return [attention.operator for attention in attentions if attention and attention.operator]
 
 
 class Group(nn.Module):
@@ -121,8 +122,8 @@ class Group(nn.Module):
             self.attention = SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
             # Attention starts as the identity. With random values it lost 0.8 dB to the network without attention in
             # the first thousand steps, and did not make up for it.
-            nn.init.zeros_(self.attention.values.weight)
-            nn.init.zeros_(self.attention.values.bias)
+            for parameter in self.attention.values.parameters():
+                nn.init.zeros_(parameter)
         self.fuse = nn.Conv2d(config.channels, config.channels, 3, padding=1)
         self.residual_scale = config.residual_scale
 

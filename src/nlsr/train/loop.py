@@ -1,19 +1,20 @@
 """The training loop: plain functions for what a step does, Lightning for everything around it."""
 
 import math
+import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Sampler
 
 from nlsr.errors import RecipeError
 from nlsr.evaluate import evaluate
@@ -23,6 +24,19 @@ from nlsr.train.recipe import Recipe
 from nlsr.weights import save_network
 
 CHECKPOINT = "last.ckpt"
+
+
+class Steps(Sampler[int]):
+    """The steps that are left. Its length is that of the whole run, by which Lightning counts when it resumes."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.last))
+
+    def __len__(self) -> int:
+        return self.last
 
 
 class Training(lightning.LightningModule):
@@ -39,7 +53,6 @@ class Training(lightning.LightningModule):
         self._trace: Trace | None = None
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The steps up to the next validation; Lightning asks again after each."""
         settings = self.recipe.training
         batches = Batches(
             self.pairs,
@@ -49,8 +62,7 @@ class Training(lightning.LightningModule):
             rank=self.global_rank,
             ranks=self.trainer.world_size,
         )
-        last = min(self.global_step + settings.validate_every, settings.steps)
-        return DataLoader(Subset(batches, range(self.global_step, last)), batch_size=None)
+        return DataLoader(batches, batch_size=None, sampler=Steps(self.global_step, settings.steps))
 
     def configure_optimizers(self) -> Any:
         settings = self.recipe.training
@@ -62,24 +74,33 @@ class Training(lightning.LightningModule):
         low_res, high_res = batch
         self._trace = self.network.trace(low_res.contiguous(memory_format=torch.channels_last))
         loss = F.l1_loss(self._trace.upscaled.float(), high_res)
-        self.loss = loss.detach() if self.global_step % 100 == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
+        self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.global_step else loss.detach()
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """What belongs to a step beside the gradient's: clusters learn, the average follows."""
+        super().optimizer_step(*args, **options)
         assert self._trace is not None
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
+        step = self.global_step + 1
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
         self.network.learn(self._trace, generator=generator)
         self._trace = None
-        update_average(self.average, self.network, average_decay(self.global_step, self.recipe))
+        update_average(self.average, self.network, average_decay(step, self.recipe))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["nlsr"] = {"recipe": self.recipe.model_dump_json(), "seconds": self.seconds}
+        checkpoint["nlsr"] = {
+            "recipe": self.recipe.model_dump_json(),
+            "seconds": self.seconds,
+            "loss": float(self.loss),
+            "scores": self.scores,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = Recipe.model_validate_json(checkpoint["nlsr"]["recipe"])
         if saved.network != self.recipe.network:
             raise RecipeError("the checkpoint is of another network: expected the recipe it was started with")
-        self.seconds = checkpoint["nlsr"]["seconds"]
+        self.seconds, self.scores = checkpoint["nlsr"]["seconds"], checkpoint["nlsr"]["scores"]
+        self.loss = torch.tensor(checkpoint["nlsr"]["loss"])
 
     def validate_average(self) -> float:
         """Mean PSNR of luma, in dB, of the averaged weights."""
@@ -147,8 +168,8 @@ def fit(
         max_steps=settings.steps,
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
         gradient_clip_val=settings.gradient_clip,
-        reload_dataloaders_every_n_epochs=1,
-        callbacks=[Validation(folder / "curve.csv"), Checkpoint(folder), *(callbacks or [])],
+        callbacks=[Milestones(folder), *(callbacks or [])],
+        enable_checkpointing=False,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -163,28 +184,31 @@ def fit(
     return path
 
 
-class Validation(Callback):
-    """Scores the averaged weights after every stretch of steps and adds a line to the curve.
+class Milestones(Callback):
+    """Every so many steps and at the end: score the averaged weights, add a line to the curve, save a checkpoint."""
 
-    Lightning ends a stretch twice if a run is resumed right after it, so that writing a line again must change nothing.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def __init__(self, curve: Path) -> None:
-        self.curve = curve
-        self.started: float | None = None
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.started = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         assert isinstance(module, Training)
-        if self.started is not None:
-            module.seconds += time.monotonic() - self.started
-            self.started = None
+        settings = module.recipe.training
+        if trainer.global_step % settings.validate_every and trainer.global_step < settings.steps:
+            return
+        module.seconds += time.monotonic() - self.started
         if trainer.is_global_zero:
             score = module.scores[module.validation.name] = module.validate_average()
             line = f"{trainer.global_step},{module.seconds / 3600:.4f},{float(module.loss):.5f},{score:.4f}"
-            add_to_curve(self.curve, trainer.global_step, line)
+            add_to_curve(self.folder / "curve.csv", trainer.global_step, line)
+        trainer.save_checkpoint(self.folder / f"{CHECKPOINT}.part", weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(self.folder / f"{CHECKPOINT}.part", self.folder / CHECKPOINT)
+        self.started = time.monotonic()
 
 
 def add_to_curve(curve: Path, step: int, line: str) -> None:
@@ -192,19 +216,6 @@ def add_to_curve(curve: Path, step: int, line: str) -> None:
     lines = curve.read_text().splitlines()[1:] if curve.exists() else []
     kept = [old for old in lines if int(old.split(",")[0]) < step]
     curve.write_text("\n".join(["step,hours,loss,psnr", *kept, line]) + "\n")
-
-
-class Checkpoint(ModelCheckpoint):
-    """One file, written under a temporary name and renamed."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="last",
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
 
 
 def card(module: Training, sources: list[str]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Recipe(Section):
         import torch
 
         config = self.network.config()
-        kinds = {config_type: network for config_type, network in NETWORKS.values()}
+        kinds = dict(NETWORKS.values())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             try:

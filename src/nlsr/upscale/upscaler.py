@@ -85,7 +85,7 @@ class Upscaler:
     def upscale(self, picture: Picture, *, report: Report | None = None) -> Result:
         """Upscale a picture as read from a file; what it carries beside its pixels is carried on.
 
-        The result holds integers of the picture's depth (16 bits for float pictures), so that a large one fits in memory.
+        The result holds integers of the picture's depth (16 bits for float pictures): a large one must fit in memory.
         """
         started = time.monotonic()
         height, width = picture.pixels.shape[2:]

@@ -122,7 +122,7 @@ def fill(path: str | Path, network: Network, tensors: dict[str, Tensor]) -> Netw
     if problems:
         raise CheckpointError(f"{path}: does not fit {name_of(network)}: {shorten(problems)}")
     network.load_state_dict(tensors)
-    return network.eval().to(memory_format=torch.channels_last)
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def shorten(problems: list[str], limit: int = 6) -> str:

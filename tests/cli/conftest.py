@@ -1,0 +1,39 @@
+"""Commands run in this process, as a user would type them."""
+
+import signal
+import sys
+
+import pytest
+import torch
+
+from nlsr.networks import LCoAN, LCoANConfig
+from nlsr.weights import save_network
+
+
+@pytest.fixture
+def nlsr(monkeypatch, capsys):
+    """nlsr("upscale", path, ...) -> (exit code, standard output, standard error)."""
+    from nlsr.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["nlsr", *map(str, words)])
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as exit:
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return exit.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def tiny_model(tmp_path):
+    """A weight file of a small random network at x2."""
+    torch.manual_seed(0)
+    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, window_size=16, image_skip=True)
+    path = tmp_path / "tiny.safetensors"
+    save_network(path, LCoAN(config))
+    return path

@@ -1,0 +1,156 @@
+"""Every network: sizes, parameter counts, errors, sharing."""
+
+import dataclasses
+
+import pytest
+import torch
+from tests.tolerances import assert_close
+
+from nlsr.attention import Affinity
+from nlsr.errors import ShapeError
+from nlsr.networks import NETWORKS, PRESETS, LCoAN, LCoANConfig, lcoan, lcoan_light, name_of
+from nlsr.networks.parts import check_low_res
+
+
+def small(scale=4, **sizes):
+    torch.manual_seed(0)
+    sizes = dict(channels=8, num_groups=3, num_blocks=1, num_clusters=6, window_size=16, reduction=2) | sizes
+    network = LCoAN(LCoANConfig(scale, **sizes))
+    with torch.no_grad():
+        for group in network.groups:
+            if group.attention is not None:  # starts as the identity; here it should matter
+                group.attention.values.weight.normal_()
+    return network.eval()
+
+
+def image(batch, height, width, dtype=torch.float32):
+    return torch.rand(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("scale", "counted", "never_used"), [(2, 15_668_484, 1), (3, 16_406_404, 1), (4, 16_258_820, 1)]
+)
+def test_published_lcoan_has_the_counted_parameters_less_those_never_used(scale, counted, never_used):
+    network = LCoAN(lcoan(scale))
+    matching_of_reusing_groups = 1_328_256
+    assert sum(p.numel() for p in network.parameters()) == counted - matching_of_reusing_groups - never_used
+
+
+def test_the_light_preset_matches_once_and_reuses_at_least_twice():
+    network = LCoAN(lcoan_light(4))
+    assert len(network.operators()) == 1
+    assert sum(group.attention is not None for group in network.groups) >= 3
+    assert sum(p.numel() for p in network.parameters()) * 4 < 4e6
+
+
+@pytest.mark.parametrize("operator", ["kmeans", "dense", "none"])
+@pytest.mark.parametrize("upsampler", ["edsr", "direct"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (12, 13)])
+def test_every_size_is_enlarged_by_the_scale(scale, size, upsampler, operator):
+    network = small(scale, upsampler=upsampler, operator=operator, image_skip=upsampler == "direct")
+    with torch.inference_mode():
+        result = network(image(2, *size))
+    assert result.shape == (2, 3, scale * size[0], scale * size[1])
+    assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("operator", ["kmeans", "dense"])
+def test_an_image_alone_and_in_a_batch_gives_the_same(operator):
+    network = small(operator=operator)
+    images = image(3, 11, 9)
+    with torch.inference_mode():
+        together = network(images)
+        alone = torch.cat([network(one[None]) for one in images])
+    assert_close(alone, together)
+
+
+def test_sharing_matches_once_and_not_sharing_matches_in_every_group():
+    images = image(1, 9, 9)
+    assert len(small(share=True).trace(images).affinities) == 1
+    unshared = small(share=False)
+    assert len(unshared.trace(images).affinities) == len(unshared.operators()) == 3
+
+
+def test_the_gradient_of_the_embedding_flows_through_every_reuse_stored_or_recomputed():
+    gradients = {}
+    for keep in ("stored", "recomputed"):
+        network = small().double()
+        network.trace(image(2, 10, 7, torch.float64), keep=keep).upscaled.square().sum().backward()
+        gradients[keep] = network.groups[0].attention.operator.embed.weight.grad
+    assert_close(gradients["stored"], gradients["recomputed"])
+
+    only_first = small().double()
+    for group in only_first.groups[1:]:
+        group.attention.residual_scale = 0.0
+    only_first.trace(image(2, 10, 7, torch.float64)).upscaled.square().sum().backward()
+    partial = only_first.groups[0].attention.operator.embed.weight.grad
+    assert (partial - gradients["stored"]).norm() > 0.01 * gradients["stored"].norm()
+
+
+def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
+    """The first group's affinity as one dense matrix, differentiated by torch alone, through all groups."""
+    from tests.attention.test_affinities import plain_matrix
+
+    images = image(2, 6, 7, torch.float64)
+    network = small(rounds=2).double()
+    network.trace(images).upscaled.square().sum().backward()
+    fast = network.groups[0].attention.operator.embed.weight.grad.clone()
+
+    network.zero_grad()
+    operator = network.groups[0].attention.operator
+    match = operator.match
+
+    class Plain(Affinity):
+        def __init__(self, affinity):
+            self.matrix, self.num_queries = plain_matrix(affinity), affinity.num_queries
+
+        def aggregate(self, values):
+            return self.matrix @ values
+
+        def rows(self, queries):
+            return self.matrix[:, queries]
+
+    operator.match = lambda features, keep: Plain(match(features, keep=keep))
+    network.trace(images).upscaled.square().sum().backward()
+    assert_close(fast, operator.embed.weight.grad)
+
+
+def test_gradients_reach_every_parameter():
+    network = small()
+    network(image(1, 9, 9)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_evaluation_changes_no_buffer():
+    network = small()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.train()(image(1, 9, 9))
+    network.eval()(image(1, 9, 9))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def test_networks_are_known_by_name():
+    for name, preset in PRESETS.items():
+        config = preset(4)
+        kind = next(kind for config_type, kind in NETWORKS.values() if config_type is type(config))
+        assert kind.__name__.lower() in name.replace("-", "") + "an"
+    assert name_of(small()) == "lcoan"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LCoAN(LCoANConfig(5)), "expected a scale of 2, 3 or 4, got 5"),
+        (lambda: LCoAN(dataclasses.replace(lcoan_light(4), reduction=3)), "divides 64 channels, got 3"),
+        (lambda: check_low_res(torch.rand(3, 8, 8)), r"got \(3, 8, 8\); add a batch axis with image\[None\]"),
+        (
+            lambda: check_low_res(torch.rand(1, 1, 8, 8)),
+            r"expected low_res \(batch, 3, height, width\), got \(1, 1, 8, 8\)",
+        ),
+        (lambda: check_low_res(torch.rand(1, 3, 0, 8)), r"got \(1, 3, 0, 8\)"),
+    ],
+)
+def test_what_does_not_fit_is_said(make, message):
+    with pytest.raises(ShapeError, match=message):
+        make()

@@ -1,0 +1,152 @@
+"""Weight files: what is written is read again, published names are understood, every mismatch is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import nlsr
+from nlsr.errors import CheckpointError
+from nlsr.networks import LCoAN, LCoANConfig
+from nlsr.weights import packaged
+from nlsr.weights.checkpoint import read_tensors
+
+
+def small(**sizes):
+    torch.manual_seed(0)
+    sizes = dict(channels=8, num_groups=2, num_blocks=1, num_clusters=6, window_size=16) | sizes
+    return LCoAN(LCoANConfig(3, **sizes)).eval()
+
+
+def image():
+    return torch.rand(1, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+
+
+def saved(tmp_path, **sizes):
+    nlsr.save_network(tmp_path / "w.safetensors", small(**sizes), card={"steps": 7})
+    return tmp_path / "w.safetensors"
+
+
+def published(tmp_path, change=None, wrap=torch.save):
+    """A file with the published names of LCoAN: two groups, x2."""
+    oracle = load_file(Path(__file__).parents[1] / "oracles" / "lcoan-net_x2.safetensors")
+    state = {name.removeprefix("weights."): w for name, w in oracle.items() if name.startswith("weights.")}
+    if change:
+        change(state)
+    wrap(state, tmp_path / "published.pt")
+    return tmp_path / "published.pt"
+
+
+@pytest.mark.parametrize("operator", ["kmeans", "dense", "none"])
+def test_a_network_comes_back_as_it_was_saved(tmp_path, operator):
+    network = small(operator=operator)
+    nlsr.save_network(tmp_path / "w.safetensors", network)
+    loaded = nlsr.load(tmp_path / "w.safetensors")
+    assert loaded.config == network.config
+    assert not loaded.training
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(image()), network(image()))
+
+
+def test_the_file_says_what_it_holds(tmp_path):
+    _, metadata = read_tensors(saved(tmp_path))
+    assert (metadata["network"], metadata["scale"]) == ("lcoan", "3")
+    assert json.loads(metadata["card"]) == {"steps": 7}
+    assert json.loads(metadata["config"])["window_size"] == 16
+
+
+def test_loading_moves_no_random_state(tmp_path):
+    path = saved(tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    nlsr.load(path)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_packaged_weights_are_small_and_have_a_card():
+    assert "lcoan-light-x4" in packaged()
+    for path in packaged().values():
+        _, metadata = read_tensors(path)
+        card = json.loads(metadata["card"])
+        assert {"data", "steps", "hours", "machine", "psnr"} <= card.keys()
+        assert path.stat().st_size <= 4e6
+
+
+def test_a_published_pickle_is_understood(tmp_path):
+    network = nlsr.load(published(tmp_path))
+    assert (network.config.channels, network.config.num_groups, network.config.num_blocks) == (32, 2, 2)
+    assert (network.scale, network.config.num_clusters, network.config.window_size) == (2, 16, 384)
+
+
+def test_what_a_published_file_does_not_say_can_be_set(tmp_path):
+    assert nlsr.load(published(tmp_path), window_size=96).config.window_size == 96
+
+
+def drop(name):
+    return lambda state: state.pop(name)
+
+
+def replace(name, tensor):
+    return lambda state: state.update({name: tensor})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("body.1.m_conv.0.bias"), r"missing 'groups.1.fuse.bias' \(32,\)"),
+        (replace("extra.weight", torch.zeros(2)), "unexpected tensors: 'extra.weight'"),
+        (replace("fuse.weight", torch.zeros(2)), "unexpected tensors: 'fuse.weight'"),
+        (replace("m_conv.0.bias", torch.zeros(5)), r"'fuse.bias' is \(5,\), the network needs \(32,\)"),
+        (replace("sub_mean.bias", torch.zeros(3)), "expected 'sub_mean.bias'"),
+        (replace("body.0.attention.0.kmeans.initted", torch.tensor(False)), "never started"),
+        (drop("body.0.attention.0.kmeans.means"), "'body.0.attention.0.kmeans.means'"),
+        (drop("body.0.local_body.0.body.0.weight"), "not a weight file of a known network"),
+    ],
+)
+def test_a_published_file_that_does_not_fit_is_refused_by_name(tmp_path, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        nlsr.load(published(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [({"window": 3}, "no setting 'window'"), ({"channels": 16}, "the tensors say channels = 32, asked for was 16")],
+)
+def test_a_wrong_override_is_refused(tmp_path, overrides, message):
+    with pytest.raises(CheckpointError, match=message):
+        nlsr.load(published(tmp_path), **overrides)
+
+
+def rewritten(tmp_path, *, tensors=None, **metadata):
+    path = saved(tmp_path)
+    old_tensors, old_metadata = read_tensors(path)
+    if tensors:
+        tensors(old_tensors)
+    save_file(old_tensors, path, old_metadata | metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(network="other"), "got nlsr-1 and 'other'"),
+        (dict(format="nlsr-9"), "got nlsr-9"),
+        (dict(config='{"scale": 3, "colour": 1}'), "the config inside does not fit lcoan"),
+        (dict(config="{}"), "the config inside does not fit lcoan"),
+        (dict(tensors=drop("fuse.bias")), r"missing 'fuse.bias' \(8,\)"),
+        (dict(tensors=replace("fuse.bias", torch.zeros(9))), r"'fuse.bias' is \(9,\), the network needs \(8,\)"),
+        (dict(tensors=replace("more", torch.zeros(1))), r"unexpected 'more' \(1,\)"),
+    ],
+)
+def test_our_file_that_does_not_fit_is_refused_by_name(tmp_path, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        nlsr.load(rewritten(tmp_path, **change))
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        nlsr.save_network(tmp_path / "no" / "w.safetensors", small())
+    assert list(tmp_path.iterdir()) == []
