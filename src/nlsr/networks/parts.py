@@ -38,7 +38,7 @@ class EdsrUpsampler(nn.Sequential):
 
 
 class DirectUpsampler(nn.Sequential):
-    """One convolution from features to scale**2 RGB values per pixel, and a pixel shuffle: no arithmetic at high-res."""
+    """One convolution to scale**2 RGB values per pixel, and a pixel shuffle: no arithmetic at high-res."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__(nn.Conv2d(channels, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
