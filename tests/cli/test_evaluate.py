@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     """Two images of odd size."""
     (tmp_path / "set").mkdir()

@@ -101,16 +101,6 @@ class ChunkedAffinity(Affinity):
         if self.rounds > 1:
             self._round_weights = F.softmax(self.chunks.restore(log_sum[..., None]), dim=1)
 
-    def weights(self) -> Float[Tensor, "g n m k"]:
-        """Softmax weights of the chunks of each image and round (g = b r), in sorted order.
-
-        The k = 3m columns are the slots of chunks j-1, j, j+1 for each of the m rows of chunk j.
-        """
-        if self._stored is not None:
-            return self._stored
-        assert self._pair is not None
-        return _Weigh.apply(*self._pair, self.embedding.dtype)[0]
-
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         chunked = self.chunks.gather(values)
         if self._stored is not None:
@@ -124,29 +114,37 @@ class ChunkedAffinity(Affinity):
         return (restored * self._round_weights.to(restored.dtype)).sum(1)
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
-        size = self.chunks.chunk_size
-        batch = len(self.codes)
-        weights = self.weights().flatten(1, 2).unflatten(0, (batch, self.rounds))  # b r slots 3m
-        slots = self.chunks.slots[..., queries.to(self.codes.device)]  # b r q
-        picked = weights.gather(2, slots[..., None].expand(-1, -1, -1, 3 * size))
-        if self.rounds > 1:
-            picked = picked * self._round_weights[:, :, queries.to(self.codes.device)].to(picked.dtype)
-        padded = self.chunks.order.shape[-1]
+        size, padded = self.chunks.chunk_size, self.chunks.order.shape[-1]
+        queries = queries.to(self.codes.device)
+        slots = self.chunks.slots[..., queries]  # b r q
         first = (slots // size - 1) * size
-        columns = (first[..., None] + torch.arange(3 * size, device=slots.device)) % padded  # b r q 3m
+        columns = (first[..., None] + torch.arange(3 * size, device=slots.device)) % padded  # b r q k
+        weights = self._rows_in_sorted_order(slots, columns)
+        if self.rounds > 1:
+            weights = weights * self._round_weights[:, :, queries].to(weights.dtype)
         keys = self.chunks.order[:, :, None].expand(-1, -1, slots.shape[-1], -1).gather(3, columns)
-        rows = picked.new_zeros(batch, slots.shape[-1], self.num_keys)
+        rows = weights.new_zeros(len(self.codes), len(queries), self.num_keys)
         # A position that sits in two slots of a neighbourhood counts twice, as in aggregate.
-        return rows.scatter_add(2, keys.transpose(1, 2).flatten(2), picked.transpose(1, 2).flatten(2))
+        return rows.scatter_add(2, keys.transpose(1, 2).flatten(2), weights.transpose(1, 2).flatten(2))
+
+    def _rows_in_sorted_order(self, slots: Int[Tensor, "b r q"], columns: Int[Tensor, "b r q k"]) -> Tensor:
+        batch = torch.arange(slots.shape[0], device=slots.device)[:, None, None]
+        round = torch.arange(slots.shape[1], device=slots.device)[:, None]
+        if self._stored is not None:
+            return self._stored.flatten(1, 2).unflatten(0, slots.shape[:2])[batch, round, slots]
+        assert self._pair is not None
+        query, key = (tokens.flatten(2, 3) for tokens in self._pair)
+        neighbours = key[batch[..., None], round[..., None], columns]
+        scores = torch.einsum("brqd,brqkd->brqk", query[batch, round, slots], neighbours)
+        return F.softmax(scores, dim=-1).to(self.embedding.dtype)
 
 
 def _pick(tokens: Tensor, index: Tensor) -> Tensor:
     """tokens (b, l, c) at index (b, k); a flat index_select is ten times as fast as gather over expanded indices."""
     batch, length, _ = tokens.shape
     offsets = torch.arange(batch, device=index.device)[:, None] * length
-    return (
-        tokens.reshape(batch * length, -1).index_select(0, (index + offsets).flatten()).view(batch, -1, tokens.shape[2])
-    )
+    picked = tokens.flatten(0, 1).index_select(0, (index + offsets).flatten())
+    return picked.view(batch, -1, tokens.shape[2])
 
 
 # Below, g = images times rounds, n chunks of m slots, and a window is a chunk with its two neighbours. Windows are

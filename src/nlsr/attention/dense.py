@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from nlsr.attention.affinity import Affinity, Keep, Operator, matching_dtype, to_tokens
+from nlsr.attention.affinity import Affinity, Keep, Operator, matching_dtype, to_map, to_tokens
+from nlsr.errors import ShapeError
 
 BLOCK_BYTES = 16 * 2**20
 """Memory of one block of scores; larger blocks were not faster."""
@@ -78,13 +79,11 @@ class NonLocalAttention(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         drawn = self.operator.match(features).aggregate(to_tokens(self.values(features)))
-        return drawn.transpose(1, 2).reshape(features.shape) + self.residual_scale * features
+        return to_map(drawn, *features.shape[2:]) + self.residual_scale * features
 
 
 def embedding_width(channels: int, reduction: int) -> int:
-    """channels / reduction, or a clear error."""
-    from nlsr.errors import ShapeError
-
+    """channels / reduction. Raises: ShapeError if it does not divide."""
     if reduction < 1 or channels % reduction:
         raise ShapeError(f"expected a reduction that divides {channels} channels, got {reduction}")
     return channels // reduction

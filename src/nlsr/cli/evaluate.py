@@ -3,11 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nlsr.errors import NlsrError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 
 def evaluate(
@@ -58,7 +63,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _upscaler(name: str, scale: int | None, tile: int | None):  # type: ignore[no-untyped-def]
+def _upscaler(name: str, scale: int | None, tile: int | None) -> "tuple[Callable[[Tensor], Tensor], int]":
     from nlsr.evaluate import bicubic
     from nlsr.upscale import Upscaler
 

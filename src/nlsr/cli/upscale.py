@@ -2,13 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nlsr.errors import ImageError, Interrupted, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from nlsr.upscale import Upscaler
 
 
@@ -99,15 +101,17 @@ def _targets(inputs: list[Path], output: Path | None, scale: int) -> list[tuple[
     return list(zip(inputs, targets, strict=True))
 
 
-def _tile(text: str):  # type: ignore[no-untyped-def]
-    if text in ("auto", "none"):
-        return text
+def _tile(text: str) -> "int | Literal['auto', 'none']":
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return "none"
     if text.isdigit() and int(text) >= 16:
         return int(text)
     raise UsageError(f"--tile {text}: expected 'auto', 'none' or a number of pixels from 16 up")
 
 
-def _device(text: str):  # type: ignore[no-untyped-def]
+def _device(text: str) -> "torch.device":
     import torch
 
     try:

@@ -1,7 +1,7 @@
 """The front door: a picture in, a larger picture out, whole or in tiles, within a memory budget."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -113,7 +113,7 @@ class Upscaler:
         verb = "fits" if tile_size is None else "fit"
         return plan(height, width, tile_size=tile_size, reason=f"{verb} in {budget / 2**30:.2g} GiB")
 
-    def _bands(self, pixels: Tensor, chosen: Plan, report: Report | None):  # type: ignore[no-untyped-def]
+    def _bands(self, pixels: Tensor, chosen: Plan, report: Report | None) -> Iterator[tuple[int, Tensor]]:
         """Finished high-res rows from top to bottom: (top row, (3, rows, width) in [0, 1])."""
         rows, scale = chosen.rows, self.scale
         kept: Tensor | None = None  # the lower edge of the band above, weighted, waiting for the next band
