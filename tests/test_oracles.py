@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import nlsr
-from nlsr.attention import KMeans, LearnableSparsePattern, NonLocalAttention, SharedAttention
+from nlsr.attention import KMeans, LearnableSparsePattern, NonLocalAttention, PixelAttentionConv, SharedAttention
 from nlsr.attention.learnable_collaborative import assign, directions, lloyd, member_sums
 from nlsr.images import resize
+from nlsr.networks.pan import SelfCalibratedBlock
 
 FOLDER = Path(os.environ.get("NLSR_ORACLES", Path(__file__).parent / "oracles"))
 FILES = sorted(FOLDER.glob("*.safetensors"))
@@ -61,7 +62,7 @@ def test_there_are_cases():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_published_numbers_are_reproduced(path, tmp_path):
     case = Case(path)
-    kind = case.config.get("cls", case.level).removeprefix("nn.Sequential of ")
+    kind = case.config.get("cls", case.config.get("class", case.level)).removeprefix("nn.Sequential of ")
     check = CHECKS.get((case.system, kind))
     assert check is not None, f"{path.name}: no check for {case.system} ({kind})"
     with torch.no_grad():
@@ -190,10 +191,39 @@ def check_nonlocal(case: Case, _: Path) -> None:
     case.check(block(case["input"]), "output")
 
 
+def check_pan(case: Case, folder: Path) -> None:
+    path = folder / "published.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in case.weights().items()}, path)
+    network = nlsr.load(path, scale=case.config["args"]["scale"])
+    case.check(network(case["input"]), "output")
+
+
+def check_gated_convolution(case: Case, _: Path) -> None:
+    block = PixelAttentionConv(case.config["args"]["nf"], kernel_size=case.config["args"]["k_size"])
+    names = {"k2": "gate", "k3": "first", "k4": "second"}
+    block.load_state_dict({names[name[:2]] + name[2:]: tensor for name, tensor in case.weights().items()})
+    case.check(block(case["input"]), "output")
+
+
+def check_self_calibrated_block(case: Case, _: Path) -> None:
+    block = SelfCalibratedBlock(case.config["args"]["nf"])
+    names = {"conv1_a": "plain_in", "conv1_b": "gated_in", "k1.0": "plain", "conv3": "join"}
+    names |= {"PAConv.k2": "gated.gate", "PAConv.k3": "gated.first", "PAConv.k4": "gated.second"}
+    renamed = {}
+    for name, tensor in case.weights().items():
+        part, end = name.rsplit(".", 1)
+        renamed[f"{names[part]}.{end}"] = tensor
+    block.load_state_dict(renamed)
+    case.check(block(case["input"]), "output")
+
+
 CHECKS = {
     ("imresize", "module"): check_resize,
     ("lcoan", "RecurrentNonLocalKmeansAttention"): check_collaborative_attention,
     ("lcoan", "Kmeans"): check_kmeans,
     ("lcoan", "network"): check_lcoan,
     ("nlan", "NonLocalAttention"): check_nonlocal,
+    ("pan", "PAN"): check_pan,
+    ("pan", "PAConv"): check_gated_convolution,
+    ("pan", "SCPA"): check_self_calibrated_block,
 }

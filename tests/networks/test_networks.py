@@ -8,7 +8,7 @@ from tests.tolerances import assert_close
 
 from nlsr.attention import Affinity
 from nlsr.errors import ShapeError
-from nlsr.networks import NETWORKS, PRESETS, LCoAN, LCoANConfig, lcoan, lcoan_light, name_of
+from nlsr.networks import NETWORKS, PAN, PRESETS, LCoAN, LCoANConfig, PANConfig, lcoan, lcoan_light, name_of, pan
 from nlsr.networks.parts import check_low_res
 
 
@@ -34,6 +34,18 @@ def test_published_lcoan_has_the_counted_parameters_less_those_never_used(scale,
     network = LCoAN(lcoan(scale))
     matching_of_reusing_groups = 1_328_256
     assert sum(p.numel() for p in network.parameters()) == counted - matching_of_reusing_groups - never_used
+
+
+@pytest.mark.parametrize(("scale", "counted"), [(2, 261_403), (3, 261_403), (4, 272_419)])
+def test_published_pan_has_the_counted_parameters(scale, counted):
+    assert sum(p.numel() for p in PAN(pan(scale)).parameters()) == counted
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_pan_enlarges_every_size(scale, size):
+    network = PAN(PANConfig(scale, channels=9, upsampler_channels=4, num_blocks=2))
+    assert network(image(2, *size)).shape == (2, 3, scale * size[0], scale * size[1])
 
 
 def test_the_light_preset_matches_once_and_reuses_at_least_twice():
@@ -133,8 +145,8 @@ def test_evaluation_changes_no_buffer():
 def test_networks_are_known_by_name():
     for name, preset in PRESETS.items():
         config = preset(4)
-        kind = next(kind for config_type, kind in NETWORKS.values() if config_type is type(config))
-        assert kind.__name__.lower() in name.replace("-", "") + "an"
+        known = next(known for known, (config_type, _) in NETWORKS.items() if config_type is type(config))
+        assert name.startswith(known)
     assert name_of(small()) == "lcoan"
 
 
@@ -142,6 +154,7 @@ def test_networks_are_known_by_name():
     ("make", "message"),
     [
         (lambda: LCoAN(LCoANConfig(5)), "expected a scale of 2, 3 or 4, got 5"),
+        (lambda: PAN(PANConfig(1)), "expected a scale of 2, 3 or 4, got 1"),
         (lambda: LCoAN(dataclasses.replace(lcoan_light(4), reduction=3)), "divides 64 channels, got 3"),
         (lambda: check_low_res(torch.rand(3, 8, 8)), r"got \(3, 8, 8\); add a batch axis with image\[None\]"),
         (

@@ -103,6 +103,7 @@ def replace(name, tensor):
         (replace("sub_mean.bias", torch.zeros(3)), "expected 'sub_mean.bias'"),
         (replace("body.0.attention.0.kmeans.initted", torch.tensor(False)), "never started"),
         (drop("body.0.attention.0.kmeans.means"), "'body.0.attention.0.kmeans.means'"),
+        (drop("head.0.weight"), "looks like lcoan, but a tensor that says its sizes is not right: 'head.0.weight'"),
         (drop("body.0.local_body.0.body.0.weight"), "not a weight file of a known network"),
     ],
 )
@@ -150,3 +151,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be written"):
         nlsr.save_network(tmp_path / "no" / "w.safetensors", small())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pan_at_x2_and_x3_have_equal_tensors_so_that_the_scale_must_be_said(tmp_path):
+    oracle = load_file(Path(__file__).parents[1] / "oracles" / "pan-net-x3.safetensors")
+    state = {name.removeprefix("weights."): w for name, w in oracle.items() if name.startswith("weights.")}
+    torch.save(state, tmp_path / "pan.pth")
+    assert nlsr.load(tmp_path / "pan.pth", scale=3).scale == 3
+    with pytest.raises(CheckpointError, match="say scale=2 or scale=3"):
+        nlsr.load(tmp_path / "pan.pth")

@@ -4,6 +4,7 @@ from nlsr.attention.affinity import Affinity, Keep, Operator, SharedAttention
 from nlsr.attention.chunked import ChunkedAffinity, Chunks
 from nlsr.attention.dense import DenseAffinity, NonLocal, NonLocalAttention
 from nlsr.attention.learnable_collaborative import KMeans, LearnableSparsePattern
+from nlsr.attention.pixel import PixelAttention, PixelAttentionConv
 
 __all__ = [
     "Affinity",
@@ -16,5 +17,7 @@ __all__ = [
     "NonLocal",
     "NonLocalAttention",
     "Operator",
+    "PixelAttention",
+    "PixelAttentionConv",
     "SharedAttention",
 ]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import Keep
+from nlsr.attention import Keep, PixelAttention, PixelAttentionConv
 from nlsr.errors import ShapeError
 from nlsr.networks.network import Network, Trace
 from nlsr.networks.parts import check_low_res
@@ -71,32 +71,31 @@ class SelfCalibratedBlock(nn.Module):
         super().__init__()
         half = channels // 2
         self.plain_in = nn.Conv2d(channels, half, 1, bias=False)
-        self.gated_in = nn.Conv2d(channels, half, 1, bias=False)
         self.plain = nn.Conv2d(half, half, 3, padding=1, bias=False)
-        self.gate = nn.Conv2d(half, half, 1)
-        self.gated = nn.Conv2d(half, half, 3, padding=1, bias=False)
-        self.gated_out = nn.Conv2d(half, half, 3, padding=1, bias=False)
+        self.gated_in = nn.Conv2d(channels, half, 1, bias=False)
+        self.gated = PixelAttentionConv(half)
         self.join = nn.Conv2d(2 * half, channels, 1, bias=False)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        plain = F.leaky_relu(self.plain_in(features), SLOPE)
-        plain = F.leaky_relu(self.plain(plain), SLOPE)
-        gated = F.leaky_relu(self.gated_in(features), SLOPE)
-        gated = F.leaky_relu(self.gated_out(self.gated(gated) * torch.sigmoid(self.gate(gated))), SLOPE)
+        plain = _activate(self.plain(_activate(self.plain_in(features))))
+        gated = _activate(self.gated(_activate(self.gated_in(features))))
         return features + self.join(torch.cat((plain, gated), dim=1))
 
 
 class Enlarge(nn.Module):
-    """U-PA: nearest-neighbour enlargement, convolution, a gate per pixel, convolution."""
+    """U-PA: nearest-neighbour enlargement, convolution, pixel attention, convolution."""
 
     def __init__(self, in_channels: int, channels: int, factor: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.gate = nn.Conv2d(channels, channels, 1)
+        self.attention = PixelAttention(channels)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         self.factor = factor
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d fh fw"]:
         enlarged = self.first(F.interpolate(features, scale_factor=self.factor, mode="nearest"))
-        gated = F.leaky_relu(enlarged * torch.sigmoid(self.gate(enlarged)), SLOPE)
-        return F.leaky_relu(self.second(gated), SLOPE)
+        return _activate(self.second(_activate(self.attention(enlarged))))
+
+
+def _activate(features: Tensor) -> Tensor:
+    return F.leaky_relu(features, SLOPE)

@@ -60,7 +60,8 @@ class Upscaler:
         if isinstance(tile, int) and tile < 16:
             raise UsageError(f"expected a tile of at least 16 pixels, got {tile}")
         network = model if isinstance(model, Network) else load(model)
-        self.network = network.eval().to(device)
+        # Convolutions of few channels are up to three times as fast on a processor if channels lie together.
+        self.network = network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.tile, self.memory, self.device = tile, memory, torch.device(device)
 
     @property

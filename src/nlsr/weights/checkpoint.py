@@ -107,7 +107,7 @@ def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 
 def fill(path: str | Path, network: Network, tensors: dict[str, Tensor]) -> Network:
-    """Copy tensors into a network, strictly. Returns it in eval mode, laid out for fast convolutions.
+    """Copy tensors into a network, strictly. Returns it in eval mode.
 
     Raises: CheckpointError that lists missing, unexpected and misshapen tensors.
     """
@@ -122,7 +122,7 @@ def fill(path: str | Path, network: Network, tensors: dict[str, Tensor]) -> Netw
     if problems:
         raise CheckpointError(f"{path}: does not fit {name_of(network)}: {shorten(problems)}")
     network.load_state_dict(tensors)
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()
 
 
 def shorten(problems: list[str], limit: int = 6) -> str:

@@ -4,6 +4,8 @@ Published parameter spellings live here and nowhere else.
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +13,62 @@ import torch
 from torch import Tensor
 
 from nlsr.errors import CheckpointError
-from nlsr.networks import LCoAN, LCoANConfig, Network
+from nlsr.networks import NETWORKS, Network
 from nlsr.networks.parts import DIV2K_MEAN
 from nlsr.weights.checkpoint import fill, shorten
 
+Tensors = dict[str, Tensor]
+Rules = list[tuple[str, str | None]]
 
-def build_published(path: str | Path, tensors: dict[str, Tensor], overrides: dict[str, Any]) -> Network:
+
+@dataclass(frozen=True)
+class Published:
+    """How to recognise and read the files of one network."""
+
+    mark: str
+    """The name of a tensor that files of this network have, and no others."""
+    sizes: Callable[[Tensors], dict[str, Any]]
+    """What names and shapes say of the config; KeyError, ValueError or ZeroDivisionError where they are not whole."""
+    rules: Callable[[Tensors, Any], Rules]
+    """Published names to ours, given tensors and config."""
+
+
+def build_published(path: str | Path, tensors: Tensors, overrides: dict[str, Any]) -> Network:
     """The network of a published file, in eval mode.
 
-    Sizes come from names and shapes. What they do not determine (window size, residual scale) takes the published
-    value unless overridden.
+    Sizes come from names and shapes. What they do not determine (window size, residual scale, PAN's scale 2 or 3)
+    takes the published value unless overridden.
 
     Raises: CheckpointError if the file is of no known network, or not complete; every mismatch is named.
     """
-    if not any(re.fullmatch(r"body\.0\.local_body\.0\.body\.0\.weight", name) for name in tensors):
-        some = ", ".join(list(tensors)[:3])
+    name = next((name for name, published in PUBLISHED.items() if published.mark in tensors), None)
+    if name is None:
+        known, some = ", ".join(PUBLISHED), ", ".join(list(tensors)[:3])
+        raise CheckpointError(f"{path}: not a weight file of a known network ({known}); its tensors are: {some}, ...")
+    config_type, network_type = NETWORKS[name]
+    try:
+        found = PUBLISHED[name].sizes(tensors)
+    except (KeyError, ValueError, ZeroDivisionError, IndexError) as error:
         raise CheckpointError(
-            f"{path}: not a weight file of a known network (lcoan); its tensors are named {some}, ..."
-        )
-    config = _lcoan_config(path, tensors, overrides)
-    renamed = _lcoan_names(path, config, tensors)
+            f"{path}: looks like {name}, but a tensor that says its sizes is not right: {error}"
+        ) from error
+    _check_overrides(path, name, config_type, found, overrides)
+    config = config_type(**(found | overrides))
+    renamed = _rename(path, name, tensors, PUBLISHED[name].rules(tensors, config))
+    _check_values(path, tensors)
     with torch.random.fork_rng(devices=[]):
-        network = LCoAN(config)
+        network = network_type(config)
+    for buffer, value in network.named_buffers():  # counters that published files do not have
+        if buffer.endswith(".idle"):
+            renamed[buffer] = value
     return fill(path, network, renamed)
 
 
-def _lcoan_config(path: str | Path, tensors: dict[str, Tensor], overrides: dict[str, Any]) -> LCoANConfig:
-    try:
-        channels = tensors["head.0.weight"].shape[0]
-        rounds, num_clusters, width = tensors["body.0.attention.0.kmeans.means"].shape
-        factor = {4: 2, 9: 3}[tensors["tail.0.0.weight"].shape[0] // channels]
-    except (KeyError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{path}: looks like lcoan, but 'head.0.weight', 'body.0.attention.0.kmeans.means' or 'tail.0.0.weight' "
-            "is missing or misshapen, so its sizes are unknown"
-        ) from error
-    found: dict[str, Any] = {
+def _lcoan_sizes(tensors: Tensors) -> dict[str, Any]:
+    channels = tensors["head.0.weight"].shape[0]
+    rounds, num_clusters, width = tensors["body.0.attention.0.kmeans.means"].shape
+    factor = {4: 2, 9: 3}[tensors["tail.0.0.weight"].shape[0] // channels]
+    return {
         "scale": 4 if "tail.0.2.weight" in tensors else factor,
         "channels": channels,
         "num_groups": _count(tensors, r"body\.(\d+)\.m_conv\.0\.weight"),
@@ -56,22 +78,12 @@ def _lcoan_config(path: str | Path, tensors: dict[str, Tensor], overrides: dict[
         "rounds": rounds,
         "centroid_learning": "frozen",
     }
-    known = set(LCoANConfig.__dataclass_fields__)
-    for name, value in overrides.items():
-        if name not in known:
-            raise CheckpointError(f"{path}: lcoan has no setting '{name}'; it has {', '.join(sorted(known))}")
-        if name in found and found[name] != value:
-            raise CheckpointError(f"{path}: the tensors say {name} = {found[name]}, asked for was {value}")
-    return LCoANConfig(**(found | overrides))
 
 
-def _lcoan_names(path: str | Path, config: LCoANConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    _check_mean(path, tensors)
-    if not bool(tensors.get("body.0.attention.0.kmeans.initted", torch.tensor(False))):
-        raise CheckpointError(f"{path}: its clusters were never started; the file was saved before any training")
+def _lcoan_rules(tensors: Tensors, config: Any) -> Rules:
     last = 4 if config.scale == 4 else 2
     attention = r"body\.0\.attention\.0\."
-    rules = [
+    return [
         (r"head\.0\.(weight|bias)", r"head.\1"),
         (r"body\.(\d+)\.local_body\.(\d+)\.body\.0\.(weight|bias)", r"groups.\1.blocks.\2.first.\3"),
         (r"body\.(\d+)\.local_body\.(\d+)\.body\.2\.(weight|bias)", r"groups.\1.blocks.\2.second.\3"),
@@ -87,16 +99,61 @@ def _lcoan_names(path: str | Path, config: LCoANConfig, tensors: dict[str, Tenso
         (r"a|(sub|add)_mean\.(weight|bias)", None),
         (r"body\.\d+\.attention\.0\.(kmeans\.(means|initted)|conv_match\.0\.(weight|bias))", None),
     ]
-    renamed, unknown = _rename(tensors, rules)
-    if unknown:
-        raise CheckpointError(f"{path}: looks like lcoan, but has unexpected tensors: {shorten(unknown)}")
-    clusters = (config.rounds, config.num_clusters)
-    renamed["groups.0.attention.operator.kmeans.idle"] = torch.zeros(clusters, dtype=torch.int64)
-    return renamed
 
 
-def _rename(tensors: dict[str, Tensor], rules: list[tuple[str, str | None]]) -> tuple[dict[str, Tensor], list[str]]:
-    """Names by the first rule that matches the whole name (None drops the tensor), and names without a rule."""
+def _pan_sizes(tensors: Tensors) -> dict[str, Any]:
+    sizes: dict[str, Any] = {
+        "channels": tensors["conv_first.weight"].shape[0],
+        "upsampler_channels": tensors["upconv1.weight"].shape[0],
+        "num_blocks": _count(tensors, r"SCPA_trunk\.(\d+)\.conv3\.weight"),
+    }
+    return sizes | ({"scale": 4} if "upconv2.weight" in tensors else {})  # x2 and x3 have equal tensors
+
+
+def _pan_rules(tensors: Tensors, config: Any) -> Rules:
+    block, end = r"SCPA_trunk\.(\d+)\.", r"\.(weight|bias)"
+    rules: Rules = [
+        ("conv_first" + end, r"head.\1"),
+        (block + "conv1_a" + end, r"blocks.\1.plain_in.\2"),
+        (block + "conv1_b" + end, r"blocks.\1.gated_in.\2"),
+        (block + r"k1\.0" + end, r"blocks.\1.plain.\2"),
+        (block + r"PAConv\.k2" + end, r"blocks.\1.gated.gate.\2"),
+        (block + r"PAConv\.k3" + end, r"blocks.\1.gated.first.\2"),
+        (block + r"PAConv\.k4" + end, r"blocks.\1.gated.second.\2"),
+        (block + "conv3" + end, r"blocks.\1.join.\2"),
+        ("trunk_conv" + end, r"fuse.\1"),
+        ("conv_last" + end, r"tail.\1"),
+    ]
+    for stage in (0, 1):
+        rules += [
+            (f"upconv{stage + 1}" + end, rf"upsample.{stage}.first.\1"),
+            (rf"att{stage + 1}\.conv" + end, rf"upsample.{stage}.attention.gate.\1"),
+            (f"HRconv{stage + 1}" + end, rf"upsample.{stage}.second.\1"),
+        ]
+    return rules
+
+
+PUBLISHED = {
+    "lcoan": Published("body.0.local_body.0.body.0.weight", _lcoan_sizes, _lcoan_rules),
+    "pan": Published("SCPA_trunk.0.conv3.weight", _pan_sizes, _pan_rules),
+}
+
+
+def _check_overrides(
+    path: str | Path, network: str, config_type: type[Any], found: dict[str, Any], overrides: dict[str, Any]
+) -> None:
+    known = sorted(config_type.__dataclass_fields__)
+    for name, value in overrides.items():
+        if name not in known:
+            raise CheckpointError(f"{path}: {network} has no setting '{name}'; it has {', '.join(known)}")
+        if name in found and found[name] != value:
+            raise CheckpointError(f"{path}: the tensors say {name} = {found[name]}, asked for was {value}")
+    if "scale" not in found | overrides:
+        raise CheckpointError(f"{path}: a {network} file at x2 or x3, which have equal tensors; say scale=2 or scale=3")
+
+
+def _rename(path: str | Path, network: str, tensors: Tensors, rules: Rules) -> Tensors:
+    """Names by the first rule that matches the whole name; None drops the tensor."""
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
         for pattern, replacement in rules:
@@ -107,17 +164,22 @@ def _rename(tensors: dict[str, Tensor], rules: list[tuple[str, str | None]]) -> 
                 break
         else:
             unknown.append(f"'{name}'")
-    return renamed, unknown
+    if unknown:
+        raise CheckpointError(f"{path}: looks like {network}, but has unexpected tensors: {shorten(unknown)}")
+    return renamed
 
 
-def _check_mean(path: str | Path, tensors: dict[str, Tensor]) -> None:
-    """A network for values up to 255, or trained on another mean, would load and give wrong colours."""
+def _check_values(path: str | Path, tensors: Tensors) -> None:
+    """What would load without complaint and give wrong pictures: another mean colour, clusters never started."""
     for name, sign in (("sub_mean.bias", -1), ("add_mean.bias", 1)):
         expected = sign * torch.tensor(DIV2K_MEAN)
         if name in tensors and not torch.allclose(tensors[name].float(), expected, atol=1e-4):
             raise CheckpointError(f"{path}: expected '{name}' {expected.tolist()}, got {tensors[name].tolist()}")
+    started = tensors.get("body.0.attention.0.kmeans.initted")
+    if started is not None and not bool(started):
+        raise CheckpointError(f"{path}: its clusters were never started; the file was saved before any training")
 
 
-def _count(tensors: dict[str, Tensor], pattern: str) -> int:
+def _count(tensors: Tensors, pattern: str) -> int:
     found = [int(m[1]) for name in tensors if (m := re.fullmatch(pattern, name))]
     return max(found, default=-1) + 1
