@@ -1,0 +1,81 @@
+"""Processor time and peak memory of whole networks, each in a process of its own, in turn.
+
+python benchmarks/networks.py pan lcoan-light lcoan-light:none --size 256
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from nlsr.networks import NETWORKS, PRESETS, Network
+
+
+def build(name: str, scale: int) -> Network:
+    """A preset, or preset:operator."""
+    preset, _, operator = name.partition(":")
+    config = PRESETS[preset](scale)
+    if operator:
+        config = dataclasses.replace(config, operator=operator)
+    torch.manual_seed(0)
+    return dict(NETWORKS.values())[type(config)](config).eval()
+
+
+@torch.inference_mode()
+def run(name: str, scale: int, size: int, precision: str) -> dict[str, float]:
+    network = build(name, scale).to(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        network(image[..., :32, :32])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        network(image)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        walls, processors = [], []
+        for _ in range(3):
+            wall, processor = time.perf_counter(), time.process_time()
+            network(image)
+            walls.append(time.perf_counter() - wall)
+            processors.append(time.process_time() - processor)
+    parameters = sum(p.numel() for p in network.parameters())
+    return {
+        "parameters": parameters,
+        "seconds": min(walls),
+        "processor": min(processors),
+        "extra_mib": (after - before) / 1024,
+        "bytes_per_pixel": (after - before) * 1024 / size**2,
+        "predicted": network.bytes_per_pixel(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", help="preset or preset:operator")
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.only:
+        print(json.dumps(run(options.only, options.scale, options.size, options.precision)))
+        return
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in options.networks}
+    for _ in range(options.repeats):
+        for name in options.networks:
+            command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+            results[name].append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    for name, rows in results.items():
+        medians = {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
+        print(json.dumps({"network": name, "size": options.size, "precision": options.precision} | medians))
+
+
+if __name__ == "__main__":
+    main()
