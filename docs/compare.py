@@ -1,6 +1,6 @@
 """The picture at the top of the README: parts of the example photo, enlarged four times by bicubic and by nlsr.
 
-    python docs/compare.py
+python docs/compare.py
 """
 
 from pathlib import Path

@@ -5,12 +5,15 @@ import torch
 from tests.tolerances import assert_close
 from torch import nn
 
-from nlsr.attention import Affinity, LearnableSparsePattern, NonLocal, SharedAttention
+from nlsr.attention import Affinity, GlobalLearnable, LearnableSparsePattern, NonLocal, NonLocalSparse, SharedAttention
+from nlsr.attention.affinity import to_tokens
 from nlsr.errors import ShapeError
 
 OPERATORS = {
     "dense": lambda: NonLocal(8, reduction=2),
     "kmeans": lambda: LearnableSparsePattern(8, reduction=2, num_clusters=5, window_size=12),
+    "hash": lambda: NonLocalSparse(8, reduction=2, chunk_size=12, rounds=2),
+    "superbit": lambda: GlobalLearnable(8, reduction=2, chunk_size=12, rounds=2),
     "kmeans, three rounds": lambda: LearnableSparsePattern(8, reduction=1, num_clusters=4, window_size=16, rounds=3),
 }
 SIZES = [(1, 1), (1, 7), (5, 7), (12, 12), (33, 9)]
@@ -39,23 +42,27 @@ def test_aggregate_equals_dense_matrix(name, size, batch, keep):
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (11, 9)])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_gradients_equal_those_of_the_dense_matrix(name, size, keep):
-    def gradients(aggregate):
+    def gradients(plain):
         operator = OPERATORS[name]().double()
         input = features(2, *size).requires_grad_()
         affinity = operator.match(input, keep=keep)
         values = tokens(affinity, 2).requires_grad_()
-        aggregate(affinity, values).pow(3).sum().backward()
+        if plain:
+            scores = operator.score(to_tokens(operator.embed_score(input))) if name == "superbit" else None
+            drawn = plain_matrix(affinity, scores) @ values
+        else:
+            drawn = affinity.aggregate(values)
+        drawn.pow(3).sum().backward()
         return [input.grad, values.grad, *(p.grad for p in operator.parameters())]
 
     torch.manual_seed(0)
-    fast = gradients(lambda affinity, values: affinity.aggregate(values))
+    fast = gradients(plain=False)
     torch.manual_seed(0)
-    plain = gradients(lambda affinity, values: plain_matrix(affinity) @ values)
-    for ours, expected in zip(fast, plain, strict=True):
+    for ours, expected in zip(fast, gradients(plain=True), strict=True):
         assert_close(ours, expected, factor=10)
 
 
-def plain_matrix(affinity: Affinity) -> torch.Tensor:
+def plain_matrix(affinity: Affinity, slot_scores: torch.Tensor | None = None) -> torch.Tensor:
     """The affinity as the papers' formulas say it, position by position, differentiable by torch alone."""
     if not hasattr(affinity, "chunks"):
         return (affinity.query @ affinity.key.transpose(1, 2)).softmax(-1)
@@ -75,6 +82,8 @@ def plain_matrix(affinity: Affinity) -> torch.Tensor:
                 around = [j % count for j in (chunk, chunk - 1, chunk + 1)]
                 keys = [padded[j * size + i] for j in around for i in range(size)]
                 scores = key[b, keys] @ query[b, t]
+                if slot_scores is not None:
+                    scores = scores + slot_scores[b, keys, slot % size]
                 matrix = matrix.index_put((torch.tensor(t), torch.tensor(keys)), scores.softmax(0), accumulate=True)
                 log_sum = log_sum.index_put((torch.tensor(t),), scores.logsumexp(0))
             matrices.append(matrix)
@@ -96,7 +105,7 @@ def test_stored_and_recomputed_affinities_agree_in_values_and_gradients_through_
         for block in others:
             output, affinity = block(output, affinity)
         output.square().sum().backward()
-        embedding = next(first.operator.parameters())
+        embedding = next(first.operator.embed.parameters() if name != "dense" else first.operator.parameters())
         results.append((output, input.grad, embedding.grad, others[3].values.weight.grad))
     for stored, recomputed in zip(*results, strict=True):
         assert_close(stored, recomputed)

@@ -8,7 +8,24 @@ from tests.tolerances import assert_close
 
 from nlsr.attention import Affinity
 from nlsr.errors import ShapeError
-from nlsr.networks import NETWORKS, PAN, PRESETS, LCoAN, LCoANConfig, PANConfig, lcoan, lcoan_light, name_of, pan
+from nlsr.networks import (
+    DLSN,
+    NETWORKS,
+    NLSN,
+    PAN,
+    PRESETS,
+    DLSNConfig,
+    LCoAN,
+    LCoANConfig,
+    NLSNConfig,
+    PANConfig,
+    dlsn,
+    lcoan,
+    lcoan_light,
+    name_of,
+    nlsn,
+    pan,
+)
 from nlsr.networks.parts import check_low_res
 
 
@@ -41,11 +58,53 @@ def test_published_pan_has_the_counted_parameters(scale, counted):
     assert sum(p.numel() for p in PAN(pan(scale)).parameters()) == counted
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5)])
+@pytest.mark.parametrize(("scale", "counted"), [(2, 41_796_163), (3, 44_746_563), (4, 44_156_483)])
+def test_published_nlsn_has_the_counted_parameters(scale, counted):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in NLSN(nlsn(scale)).parameters()) == counted
+
+
+@pytest.mark.parametrize(("scale", "counted"), [(2, 69_842_564), (3, 72_792_964), (4, 72_202_884)])
+def test_published_dlsn_has_the_counted_parameters_less_one_never_used(scale, counted):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in DLSN(dlsn(scale)).parameters()) == counted - 1
+
+
+SMALL = {
+    "dlsn": lambda scale: DLSN(DLSNConfig(scale, channels=8, num_groups=2, num_blocks=1, chunk_size=12, rounds=2)),
+    "nlsn": lambda scale: NLSN(NLSNConfig(scale, channels=8, num_blocks=9, chunk_size=12, rounds=2)),
+    "pan": lambda scale: PAN(PANConfig(scale, channels=9, upsampler_channels=4, num_blocks=2)),
+}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (12, 12)])
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_pan_enlarges_every_size(scale, size):
-    network = PAN(PANConfig(scale, channels=9, upsampler_channels=4, num_blocks=2))
-    assert network(image(2, *size)).shape == (2, 3, scale * size[0], scale * size[1])
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_enlarges_every_size_equally_in_equal_calls(name, scale, size):
+    network = SMALL[name](scale).eval()
+    with torch.inference_mode():
+        first, second = network(image(2, *size)), network(image(2, *size))
+    assert first.shape == (2, 3, scale * size[0], scale * size[1])
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["dlsn", "nlsn"])
+def test_directions_are_drawn_from_a_generator_if_one_is_given(name):
+    network = SMALL[name](2).eval()
+    results = []
+    with torch.inference_mode():
+        for seed in (1, 1, 2, None):
+            draws = None if seed is None else torch.Generator().manual_seed(seed)
+            results.append(network.trace(image(1, 20, 15), draws=draws).upscaled)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], results[3])
+
+
+def test_operators_of_a_network_draw_different_directions():
+    affinities = SMALL["nlsn"](2).trace(image(1, 20, 15)).affinities
+    assert len(affinities) == 2
+    assert not torch.equal(affinities[0].codes, affinities[1].codes)
 
 
 def test_the_light_preset_matches_once_and_reuses_at_least_twice():
@@ -55,7 +114,7 @@ def test_the_light_preset_matches_once_and_reuses_at_least_twice():
     assert sum(p.numel() for p in network.parameters()) * 4 < 4e6
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "dense", "none"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "dense", "none"])
 @pytest.mark.parametrize("upsampler", ["edsr", "direct"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (12, 13)])
@@ -67,7 +126,7 @@ def test_every_size_is_enlarged_by_the_scale(scale, size, upsampler, operator):
     assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "dense"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "dense"])
 def test_an_image_alone_and_in_a_batch_gives_the_same(operator):
     network = small(operator=operator)
     images = image(3, 11, 9)
@@ -123,13 +182,15 @@ def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
         def rows(self, queries):
             return self.matrix[:, queries]
 
-    operator.match = lambda features, keep: Plain(match(features, keep=keep))
+    operator.match = lambda features, **options: Plain(match(features, **options))
     network.trace(images).upscaled.square().sum().backward()
     assert_close(fast, operator.embed.weight.grad)
 
 
-def test_gradients_reach_every_parameter():
-    network = small()
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "dense", "none"])
+def test_gradients_reach_every_parameter(operator, share):
+    network = small(operator=operator, share=share)
     network(image(1, 9, 9)).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
 
@@ -146,7 +207,7 @@ def test_networks_are_known_by_name():
     for name, preset in PRESETS.items():
         config = preset(4)
         known = next(known for known, (config_type, _) in NETWORKS.items() if config_type is type(config))
-        assert name.startswith(known)
+        assert name.startswith({"glan": "glan"}.get(name, known))
     assert name_of(small()) == "lcoan"
 
 

@@ -17,6 +17,9 @@ from nlsr.errors import ShapeError
 Keep = Literal["stored", "recomputed"]
 """What an affinity holds on to: its weights, or only what they are made from (less memory, more arithmetic)."""
 
+Draws = Tensor | torch.Generator
+"""Random directions, or where to draw them from."""
+
 
 class Affinity(ABC):
     """How strongly each query position draws on each key position. Non-negative; its rows need not sum to one."""
@@ -41,8 +44,17 @@ class Operator(nn.Module, ABC):
     """A way of matching positions."""
 
     @abstractmethod
-    def match(self, features: Float[Tensor, "b c h w"], *, keep: Keep = "stored") -> Affinity:
-        """The affinity between the positions of a feature map, in row-major order. Never changes a buffer."""
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> Affinity:
+        """The affinity between the positions of a feature map, in row-major order. Never changes a buffer.
+
+        Args:
+            draws: for operators that draw random directions: the directions themselves (as published runs are
+                repeated), a CPU generator to draw new ones from (as in training), or None for those that belong to
+                the operator's seed and the size of the map, so that equal calls give equal results.
+            keep: what the affinity holds on to.
+        """
 
     def learn(self, affinity: Any, *, generator: torch.Generator) -> None:
         """Adapt what no gradient reaches to a batch that was matched; called by the training loop after a step."""
@@ -57,20 +69,33 @@ class SharedAttention(nn.Module):
     Source: LCoAN (arXiv 2404.04922), Collaborative Attention.
     """
 
-    def __init__(self, channels: int, operator: Operator | None = None, *, residual_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        operator: Operator | None = None,
+        *,
+        values: nn.Module | None = None,
+        residual_scale: float = 1.0,
+    ) -> None:
         """
         Args:
             channels: of the features, in and out.
             operator: matches the features; None for a block that only reuses.
+            values: makes the values from the features; a 1x1 convolution by default.
             residual_scale: factor of what the attention adds.
         """
         super().__init__()
         self.operator = operator
-        self.values = nn.Conv2d(channels, channels, 1)
+        self.values = nn.Conv2d(channels, channels, 1) if values is None else values
         self.residual_scale = residual_scale
 
     def forward(
-        self, features: Float[Tensor, "b c h w"], affinity: Affinity | None = None, *, keep: Keep = "stored"
+        self,
+        features: Float[Tensor, "b c h w"],
+        affinity: Affinity | None = None,
+        *,
+        draws: Draws | None = None,
+        keep: Keep = "stored",
     ) -> tuple[Float[Tensor, "b c h w"], Affinity]:
         """Returns the refined features and the affinity that was used, for the next block.
 
@@ -80,7 +105,7 @@ class SharedAttention(nn.Module):
         if affinity is None:
             if self.operator is None:
                 raise ShapeError("this block owns no operator: expected an affinity to reuse, got none")
-            affinity = self.operator.match(features, keep=keep)
+            affinity = self.operator.match(features, draws=draws, keep=keep)
         if affinity.num_queries != height * width:
             raise ShapeError(
                 f"expected an affinity of {height}x{width} = {height * width} positions, got {affinity.num_queries}; "

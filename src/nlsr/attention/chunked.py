@@ -75,6 +75,7 @@ class ChunkedAffinity(Affinity):
         embedding: Float[Tensor, "b l d"],
         *,
         chunk_size: int,
+        slot_scores: Float[Tensor, "b l s"] | None = None,
         keep: Keep = "stored",
     ) -> None:
         """
@@ -82,6 +83,8 @@ class ChunkedAffinity(Affinity):
             codes: the group of each position, in each round.
             embedding: queries, whose norm is an inverse temperature; keys are the same vectors, normalised.
             chunk_size: positions per chunk.
+            slot_scores: what a key position adds to the score of the query in slot s of a chunk (GLA's learned score);
+                s = chunk_size.
             keep: what is held, see above.
         """
         self.codes, self.embedding = codes, embedding
@@ -91,13 +94,17 @@ class ChunkedAffinity(Affinity):
         query = embedding.to(matching_dtype(embedding.dtype))
         key = query / query.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
         query, key = self.chunks.gather(query), self.chunks.gather(key)
-        self._stored: Tensor | None = None
-        self._pair: tuple[Tensor, Tensor] | None = None
-        if keep == "stored":
-            self._stored, log_sum = _Weigh.apply(query, key, embedding.dtype)
+        if slot_scores is None:
+            extra = query[..., :0]
         else:
-            self._pair = query, key
-            log_sum = _Recomputed.apply(query, key, query[..., :0])[1] if self.rounds > 1 else None
+            extra = self.chunks.gather(slot_scores[..., : self.chunks.chunk_size].to(query.dtype))
+        self._stored: Tensor | None = None
+        self._made_of: tuple[Tensor, Tensor, Tensor] | None = None
+        if keep == "stored":
+            self._stored, log_sum = _Weigh.apply(query, key, extra, embedding.dtype)
+        else:
+            self._made_of = query, key, extra
+            log_sum = _Recomputed.apply(query, key, extra, query[..., :0])[1] if self.rounds > 1 else None
         if self.rounds > 1:
             self._round_weights = F.softmax(self.chunks.restore(log_sum[..., None]), dim=1)
 
@@ -106,8 +113,8 @@ class ChunkedAffinity(Affinity):
         if self._stored is not None:
             drawn = _Stored.apply(self._stored, chunked)
         else:
-            assert self._pair is not None
-            drawn, _ = _Recomputed.apply(*self._pair, chunked)
+            assert self._made_of is not None
+            drawn, _ = _Recomputed.apply(*self._made_of, chunked)
         restored = self.chunks.restore(drawn)
         if self.rounds == 1:
             return restored[:, 0]
@@ -132,10 +139,13 @@ class ChunkedAffinity(Affinity):
         round = torch.arange(slots.shape[1], device=slots.device)[:, None]
         if self._stored is not None:
             return self._stored.flatten(1, 2).unflatten(0, slots.shape[:2])[batch, round, slots]
-        assert self._pair is not None
-        query, key = (tokens.flatten(2, 3) for tokens in self._pair)
-        neighbours = key[batch[..., None], round[..., None], columns]
-        scores = torch.einsum("brqd,brqkd->brqk", query[batch, round, slots], neighbours)
+        assert self._made_of is not None
+        query, key, extra = (tokens.flatten(2, 3) for tokens in self._made_of)
+        around = batch[..., None], round[..., None], columns
+        scores = torch.einsum("brqd,brqkd->brqk", query[batch, round, slots], key[around])
+        if extra.shape[-1]:
+            own_slot = (slots % self.chunks.chunk_size)[..., None, None].expand(*columns.shape, 1)
+            scores = scores + extra[around].gather(-1, own_slot)[..., 0]
         return F.softmax(scores, dim=-1).to(self.embedding.dtype)
 
 
@@ -187,32 +197,38 @@ def _full_precision(tensor: Tensor) -> torch.autocast:
 
 
 class _Weigh(torch.autograd.Function):
-    """query, key (b r n m d) -> softmax weights (g n m 3m) in the given dtype, log-sums (b r n m)."""
+    """query, key (b r n m d), extra (b r n m m or 0) -> softmax weights (g n m 3m) of a dtype, log-sums (b r n m)."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, dtype: torch.dtype):  # type: ignore[no-untyped-def,override]
+    def forward(ctx, query: Tensor, key: Tensor, extra: Tensor, dtype: torch.dtype):  # type: ignore[no-untyped-def,override]
         batch, rounds, n, m, _ = query.shape
         weights = query.new_empty((batch * rounds, n, m, 3 * m), dtype=dtype)
         log_sum = query.new_empty((batch * rounds, n, m) if rounds > 1 else (0,))
         with _full_precision(query):
-            for g, (q, k) in enumerate(zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)):
-                windows = _windows(k).transpose(1, 2)
+            for g, (q, k, e) in enumerate(zip(*(t.flatten(0, 1) for t in (query, key, extra)), strict=True)):
+                keys, extras = _windows(k), _windows(e)
                 for block in _blocks(n, m, q.element_size()):
-                    scores = _product(q[block], windows[block])
+                    scores = _scores(q[block], keys[block], extras[block])
                     if rounds > 1:
                         torch.logsumexp(scores, -1, out=log_sum[g, block])
                     weights[g, block] = F.softmax(scores, -1)
         ctx.save_for_backward(query, key, weights)
+        ctx.extra_shape = extra.shape
         return weights, log_sum.view(batch, rounds, n, m) if rounds > 1 else log_sum
 
     @staticmethod
     def backward(ctx, grad_weights: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
         query, key, weights = ctx.saved_tensors
         rounds, n, m = query.shape[1:4]
-        grad_query, grad_key = torch.empty_like(query), torch.empty_like(key)
+        grad_query, grad_key, grad_extra = (
+            torch.empty_like(query),
+            torch.empty_like(key),
+            key.new_empty(ctx.extra_shape),
+        )
         for g, (q, k) in enumerate(zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)):
             windows = _windows(k)
-            grad_windows = torch.empty_like(windows, memory_format=torch.contiguous_format)
+            grad_windows = windows.new_empty(windows.shape)
+            grad_extras = windows.new_empty(n, 3 * m, ctx.extra_shape[-1])
             for block in _blocks(n, m, q.element_size()):
                 weight = weights[g, block].to(q.dtype)
                 grad_scores = _softmax_backward(weight, grad_weights[g, block].to(q.dtype))
@@ -220,8 +236,10 @@ class _Weigh(torch.autograd.Function):
                     grad_scores += weight * grad_log_sum.flatten(0, 1)[g, block, :, None]
                 torch.bmm(grad_scores, windows[block], out=grad_query.flatten(0, 1)[g, block])
                 torch.bmm(grad_scores.transpose(1, 2), q[block], out=grad_windows[block])
+                grad_extras[block] = grad_scores.transpose(1, 2)[..., : grad_extras.shape[-1]]
             grad_key.flatten(0, 1)[g] = _fold(grad_windows)
-        return grad_query, grad_key, None
+            grad_extra.flatten(0, 1)[g] = _fold(grad_extras)
+        return grad_query, grad_key, grad_extra, None
 
 
 class _Stored(torch.autograd.Function):
@@ -250,19 +268,19 @@ class _Stored(torch.autograd.Function):
 
 
 class _Recomputed(torch.autograd.Function):
-    """query, key (b r n m d), values (b r n m c) -> drawn (b r n m c), log-sums (b r n m); weights live for a block."""
+    """query, key, extra (as above), values (b r n m c) -> drawn (b r n m c), log-sums (b r n m), block by block."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, values: Tensor):  # type: ignore[no-untyped-def,override]
-        ctx.save_for_backward(query, key, values)
+    def forward(ctx, query: Tensor, key: Tensor, extra: Tensor, values: Tensor):  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(query, key, extra, values)
         n, m = query.shape[2:4]
         drawn, log_sum = torch.empty_like(values), query.new_empty(query.shape[:-1])
         with _full_precision(query):
-            groups = zip(*(t.flatten(0, 1) for t in (query, key, values, drawn, log_sum)), strict=True)
-            for q, k, v, out, total in groups:
-                keys, windows = _windows(k).transpose(1, 2), _windows(v)
+            groups = zip(*(t.flatten(0, 1) for t in (query, key, extra, values, drawn, log_sum)), strict=True)
+            for q, k, e, v, out, total in groups:
+                keys, extras, windows = _windows(k), _windows(e), _windows(v)
                 for block in _blocks(n, m, q.element_size()):
-                    scores = _product(q[block], keys[block])
+                    scores = _scores(q[block], keys[block], extras[block])
                     torch.logsumexp(scores, -1, out=total[block])
                     _product(F.softmax(scores, -1).to(v.dtype), windows[block], out=out[block])
         return drawn, log_sum
@@ -273,20 +291,27 @@ class _Recomputed(torch.autograd.Function):
         n, m = inputs[0].shape[2:4]
         grads = tuple(torch.empty_like(t) for t in inputs)
         groups = zip(*(t.flatten(0, 1) for t in (*inputs, *grads, grad, grad_log_sum)), strict=True)
-        for q, k, v, grad_q, grad_k, grad_v, out, total in groups:
-            keys, windows = _windows(k), _windows(v)
-            grad_keys = keys.new_empty(keys.shape)
-            grad_windows = windows.new_empty(windows.shape)
+        for q, k, e, v, grad_q, grad_k, grad_e, grad_v, out, total in groups:
+            keys, extras, windows = _windows(k), _windows(e), _windows(v)
+            grad_keys, grad_extras, grad_windows = (t.new_empty(t.shape) for t in (keys, extras, windows))
             for block in _blocks(n, m, q.element_size()):
-                weights = F.softmax(torch.bmm(q[block], keys[block].transpose(1, 2)), -1)
+                weights = F.softmax(_scores(q[block], keys[block], extras[block]), -1)
                 grad_weights = torch.bmm(out[block], windows[block].transpose(1, 2))
                 grad_scores = _softmax_backward(weights, grad_weights.to(q.dtype)) + weights * total[block, :, None]
                 torch.bmm(grad_scores, keys[block], out=grad_q[block])
                 torch.bmm(grad_scores.transpose(1, 2), q[block], out=grad_keys[block])
+                grad_extras[block] = grad_scores.transpose(1, 2)[..., : extras.shape[-1]]
                 torch.bmm(weights.to(v.dtype).transpose(1, 2), out[block], out=grad_windows[block])
             grad_k.copy_(_fold(grad_keys))
+            grad_e.copy_(_fold(grad_extras))
             grad_v.copy_(_fold(grad_windows))
         return grads
+
+
+def _scores(query: Tensor, keys: Tensor, extras: Tensor) -> Tensor:
+    """query (n m d), keys (n 3m d), extras (n 3m m or 0) -> (n m 3m)."""
+    scores = _product(query, keys.transpose(1, 2))
+    return scores.add_(extras.transpose(1, 2)) if extras.shape[-1] else scores
 
 
 def _softmax_backward(weights: Tensor, grad: Tensor) -> Tensor:

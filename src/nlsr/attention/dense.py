@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from nlsr.attention.affinity import Affinity, Keep, Operator, matching_dtype, to_map, to_tokens
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, matching_dtype, to_map, to_tokens
 from nlsr.errors import ShapeError
 
 BLOCK_BYTES = 16 * 2**20
@@ -60,7 +60,9 @@ class NonLocal(Operator):
         self.query = nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU())
         self.key = nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU())
 
-    def match(self, features: Float[Tensor, "b c h w"], *, keep: Keep = "recomputed") -> DenseAffinity:
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "recomputed"
+    ) -> DenseAffinity:
         """Whatever `keep` says, the weights are recomputed: storing them would be quadratic in memory."""
         return DenseAffinity(to_tokens(self.query(features)), to_tokens(self.key(features)))
 

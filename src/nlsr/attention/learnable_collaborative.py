@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from nlsr.attention.affinity import Keep, Operator, matching_dtype, to_tokens
+from nlsr.attention.affinity import Draws, Keep, Operator, matching_dtype, to_tokens
 from nlsr.attention.chunked import ChunkedAffinity
 from nlsr.attention.dense import embedding_width
 
@@ -150,7 +150,9 @@ class LearnableSparsePattern(Operator):
         self.kmeans = KMeans(num_clusters, width, rounds=rounds, decay=decay, learning=learning)
         self.window_size = window_size
 
-    def match(self, features: Float[Tensor, "b c h w"], *, keep: Keep = "stored") -> ChunkedAffinity:
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> ChunkedAffinity:
         embedding = to_tokens(self.embed(features))
         return ChunkedAffinity(self.kmeans(embedding), embedding, chunk_size=self.window_size, keep=keep)
 

@@ -3,17 +3,28 @@
 from collections.abc import Callable
 from typing import Any
 
+from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
 from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
 from nlsr.networks.network import Network, Trace
+from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
+    "dlsn": (DLSNConfig, DLSN),
     "lcoan": (LCoANConfig, LCoAN),
+    "nlsn": (NLSNConfig, NLSN),
     "pan": (PANConfig, PAN),
 }
 """Name -> (config, class)."""
 
-PRESETS: dict[str, Callable[[int], Any]] = {"lcoan": lcoan, "lcoan-light": lcoan_light, "pan": pan}
+PRESETS: dict[str, Callable[[int], Any]] = {
+    "dlsn": dlsn,
+    "glan": dlsn,
+    "lcoan": lcoan,
+    "lcoan-light": lcoan_light,
+    "nlsn": nlsn,
+    "pan": pan,
+}
 """Name -> function of the scale that returns a config."""
 
 
@@ -23,16 +34,22 @@ def name_of(network: Network) -> str:
 
 
 __all__ = [
+    "DLSN",
     "NETWORKS",
+    "NLSN",
     "PAN",
     "PRESETS",
+    "DLSNConfig",
     "LCoAN",
     "LCoANConfig",
+    "NLSNConfig",
     "Network",
     "PANConfig",
     "Trace",
+    "dlsn",
     "lcoan",
     "lcoan_light",
     "name_of",
+    "nlsn",
     "pan",
 ]

@@ -11,12 +11,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import Affinity, Keep, LearnableSparsePattern, NonLocal, Operator, SharedAttention
+from nlsr.attention import (
+    Affinity,
+    Draws,
+    GlobalLearnable,
+    Keep,
+    LearnableSparsePattern,
+    NonLocal,
+    NonLocalSparse,
+    Operator,
+    SharedAttention,
+)
 from nlsr.attention.learnable_collaborative import Learning
-from nlsr.networks.network import Network, Trace
+from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
 
-Attention = Literal["kmeans", "dense", "none"]
+Attention = Literal["kmeans", "hash", "superbit", "dense", "none"]
 
 
 @dataclass(frozen=True)
@@ -76,21 +86,25 @@ class LCoAN(Network):
         super().__init__(config)
         channels = config.channels
         self.head = nn.Conv2d(3, channels, 3, padding=1)
-        self.groups = nn.ModuleList(Group(config, matches=i == 0 or not config.share) for i in range(config.num_groups))
+        self.groups = nn.ModuleList(Group(config, index) for index in range(config.num_groups))
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         upsampler = {"edsr": EdsrUpsampler, "direct": DirectUpsampler}[config.upsampler]
         self.upsample = upsampler(channels, config.scale)
 
-    def trace(self, low_res: Float[Tensor, "b 3 h w"], *, keep: Keep = "stored") -> Trace:
+    def trace(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
+    ) -> Trace:
         check_low_res(low_res)
-        mean = mean_colour(low_res)
+        mean, turn = mean_colour(low_res), draws_in_turn(draws)
         shallow = self.head(low_res - mean)
         deep, affinity = shallow, None
         affinities: list[Affinity] = []
         for group in self.groups:  # the first group matches, the others reuse its affinity
-            deep, affinity = group(deep, affinity if self.config.share else None, keep=keep)
-            if affinity is not None and affinity not in affinities:
+            if group.matches:
+                deep, affinity = group(deep, None, draws=next(turn), keep=keep)
                 affinities.append(affinity)
+            else:
+                deep, affinity = group(deep, affinity, draws=None, keep=keep)
         upscaled = self.upsample(shallow + self.fuse(deep))
         if self.config.image_skip:
             upscaled = upscaled + F.interpolate(low_res, scale_factor=self.config.scale, mode="nearest")
@@ -102,7 +116,8 @@ class LCoAN(Network):
         """Feature maps alive at once, the stored affinity, and what the upsampler makes; measured."""
         config = self.config
         upsampled = 3 * config.scale**2 if config.upsampler == "direct" else 2 * config.channels * config.scale**2
-        affinity = 3 * config.window_size * config.rounds if config.operator == "kmeans" else 0
+        chunked = config.operator in ("kmeans", "hash", "superbit")
+        affinity = 3 * config.window_size * config.rounds if chunked else 0
         return 4 * (6 * config.channels + affinity + 2 * upsampled)
 
     def operators(self) -> list[Operator]:
@@ -113,12 +128,13 @@ class LCoAN(Network):
 class Group(nn.Module):
     """Residual blocks, attention, one convolution, and a skip around all."""
 
-    def __init__(self, config: LCoANConfig, *, matches: bool) -> None:
+    def __init__(self, config: LCoANConfig, index: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.num_blocks)))
         self.attention: SharedAttention | None = None
+        self.matches = config.operator != "none" and (index == 0 or not config.share)
         if config.operator != "none":
-            operator = OPERATORS[config.operator](config) if matches else None
+            operator = OPERATORS[config.operator](config, index) if self.matches else None
             self.attention = SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
             # Attention starts as the identity. With random values it lost 0.8 dB to the network without attention in
             # the first thousand steps, and did not make up for it.
@@ -128,15 +144,15 @@ class Group(nn.Module):
         self.residual_scale = config.residual_scale
 
     def forward(
-        self, features: Float[Tensor, "b c h w"], affinity: Affinity | None, *, keep: Keep
+        self, features: Float[Tensor, "b c h w"], affinity: Affinity | None, *, draws: Draws | None, keep: Keep
     ) -> tuple[Float[Tensor, "b c h w"], Affinity | None]:
         refined = self.blocks(features)
         if self.attention is not None:
-            refined, affinity = self.attention(refined, affinity, keep=keep)
+            refined, affinity = self.attention(refined, affinity, draws=draws, keep=keep)
         return features + self.residual_scale * self.fuse(refined), affinity
 
 
-def _kmeans(config: LCoANConfig) -> Operator:
+def _kmeans(config: LCoANConfig, _: int) -> Operator:
     return LearnableSparsePattern(
         config.channels,
         reduction=config.reduction,
@@ -148,8 +164,33 @@ def _kmeans(config: LCoANConfig) -> Operator:
     )
 
 
-def _dense(config: LCoANConfig) -> Operator:
+def _hash(config: LCoANConfig, index: int) -> Operator:
+    return NonLocalSparse(
+        config.channels,
+        reduction=config.reduction,
+        chunk_size=config.window_size,
+        rounds=config.rounds,
+        seed=index,
+    )
+
+
+def _superbit(config: LCoANConfig, index: int) -> Operator:
+    return GlobalLearnable(
+        config.channels,
+        reduction=config.reduction,
+        chunk_size=config.window_size,
+        rounds=config.rounds,
+        seed=index,
+    )
+
+
+def _dense(config: LCoANConfig, _: int) -> Operator:
     return NonLocal(config.channels, reduction=config.reduction)
 
 
-OPERATORS: dict[str, Callable[[LCoANConfig], Operator]] = {"kmeans": _kmeans, "dense": _dense}
+OPERATORS: dict[str, Callable[[LCoANConfig, int], Operator]] = {
+    "kmeans": _kmeans,
+    "hash": _hash,
+    "superbit": _superbit,
+    "dense": _dense,
+}

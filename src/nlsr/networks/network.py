@@ -1,14 +1,18 @@
 """What every network has in common: a config, an image out, and a trace for those who ask."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention import Affinity, Keep, Operator
+from nlsr.attention import Affinity, Draws, Keep, Operator
+
+NetworkDraws = Sequence[Tensor] | torch.Generator
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,15 @@ class Network(nn.Module, ABC):
         return self.trace(low_res).upscaled
 
     @abstractmethod
-    def trace(self, low_res: Float[Tensor, "b 3 h w"], *, keep: Keep = "stored") -> Trace:
+    def trace(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
+    ) -> Trace:
         """Upscale and keep the affinities.
 
         Args:
             low_res: RGB in [0, 1].
+            draws: random directions for each of `operators()`, a CPU generator to draw them from (as the published
+                networks do at every call), or None for those of the seed and size: equal calls give equal results.
             keep: whether affinities hold their weights (`stored`) or make them again when asked (`recomputed`).
         """
 
@@ -60,3 +68,10 @@ class Network(nn.Module, ABC):
         """Let the operators learn from a traced batch what no gradient reaches; for the training loop, after a step."""
         for operator, affinity in zip(self.operators(), trace.affinities, strict=True):
             operator.learn(affinity, generator=generator)
+
+
+def draws_in_turn(draws: NetworkDraws | None) -> Iterator[Draws | None]:
+    """What each operator of a network gets, in order."""
+    if draws is None or isinstance(draws, torch.Generator):
+        return repeat(draws)
+    return iter(draws)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -72,7 +72,8 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         low_res, high_res = batch
-        self._trace = self.network.trace(low_res.contiguous(memory_format=torch.channels_last))
+        draws = step_generator(self.recipe, self.global_step, "draws")
+        self._trace = self.network.trace(low_res.contiguous(memory_format=torch.channels_last), draws=draws)
         loss = F.l1_loss(self._trace.upscaled.float(), high_res)
         self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.global_step else loss.detach()
         return loss
@@ -82,8 +83,7 @@ class Training(lightning.LightningModule):
         super().optimizer_step(*args, **options)
         assert self._trace is not None
         step = self.global_step + 1
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
-        self.network.learn(self._trace, generator=generator)
+        self.network.learn(self._trace, generator=step_generator(self.recipe, step, "clusters"))
         self._trace = None
         update_average(self.average, self.network, average_decay(step, self.recipe))
 
@@ -121,6 +121,12 @@ def rate(step: int, recipe: Recipe) -> float:
 def average_decay(step: int, recipe: Recipe) -> float:
     """Short at first, so that the average forgets the random start."""
     return min(recipe.training.average_decay, (1 + step) / (10 + step))
+
+
+def step_generator(recipe: Recipe, step: int, purpose: Literal["draws", "clusters"]) -> torch.Generator:
+    """Random draws of a step: a function of seed and step, equal on all ranks and after resuming."""
+    offset = {"clusters": 0, "draws": 500_000_000}[purpose]
+    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step + offset)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class Published:
     """How to recognise and read the files of one network."""
 
     mark: str
-    """The name of a tensor that files of this network have, and no others."""
+    """A pattern for the name of a tensor that files of this network have, and no others."""
     sizes: Callable[[Tensors], dict[str, Any]]
     """What names and shapes say of the config; KeyError, ValueError or ZeroDivisionError where they are not whole."""
     rules: Callable[[Tensors, Any], Rules]
@@ -41,7 +41,7 @@ def build_published(path: str | Path, tensors: Tensors, overrides: dict[str, Any
 
     Raises: CheckpointError if the file is of no known network, or not complete; every mismatch is named.
     """
-    name = next((name for name, published in PUBLISHED.items() if published.mark in tensors), None)
+    name = next((name for name, published in PUBLISHED.items() if _has(tensors, published.mark)), None)
     if name is None:
         known, some = ", ".join(PUBLISHED), ", ".join(list(tensors)[:3])
         raise CheckpointError(f"{path}: not a weight file of a known network ({known}); its tensors are: {some}, ...")
@@ -67,9 +67,8 @@ def build_published(path: str | Path, tensors: Tensors, overrides: dict[str, Any
 def _lcoan_sizes(tensors: Tensors) -> dict[str, Any]:
     channels = tensors["head.0.weight"].shape[0]
     rounds, num_clusters, width = tensors["body.0.attention.0.kmeans.means"].shape
-    factor = {4: 2, 9: 3}[tensors["tail.0.0.weight"].shape[0] // channels]
     return {
-        "scale": 4 if "tail.0.2.weight" in tensors else factor,
+        "scale": _edsr_scale(tensors),
         "channels": channels,
         "num_groups": _count(tensors, r"body\.(\d+)\.m_conv\.0\.weight"),
         "num_blocks": _count(tensors, r"body\.0\.local_body\.(\d+)\.body\.0\.weight"),
@@ -81,10 +80,9 @@ def _lcoan_sizes(tensors: Tensors) -> dict[str, Any]:
 
 
 def _lcoan_rules(tensors: Tensors, config: Any) -> Rules:
-    last = 4 if config.scale == 4 else 2
     attention = r"body\.0\.attention\.0\."
     return [
-        (r"head\.0\.(weight|bias)", r"head.\1"),
+        *_edsr_ends(config),
         (r"body\.(\d+)\.local_body\.(\d+)\.body\.0\.(weight|bias)", r"groups.\1.blocks.\2.first.\3"),
         (r"body\.(\d+)\.local_body\.(\d+)\.body\.2\.(weight|bias)", r"groups.\1.blocks.\2.second.\3"),
         (attention + r"kmeans\.means", r"groups.0.attention.operator.kmeans.centroids"),
@@ -93,11 +91,75 @@ def _lcoan_rules(tensors: Tensors, config: Any) -> Rules:
         (r"body\.(\d+)\.attention\.0\.conv_assembly\.0\.(weight|bias)", r"groups.\1.attention.values.\2"),
         (r"body\.(\d+)\.m_conv\.0\.(weight|bias)", r"groups.\1.fuse.\2"),
         (r"m_conv\.0\.(weight|bias)", r"fuse.\1"),
-        (r"tail\.0\.([02])\.(weight|bias)", r"upsample.\1.\2"),
-        (r"tail\.1\.(weight|bias)", rf"upsample.{last}.\1"),
-        # Never used by the published network: a scalar, fixed colour shifts, the matching of groups that reuse.
-        (r"a|(sub|add)_mean\.(weight|bias)", None),
+        # Never used by the published network: the matching of groups that reuse.
         (r"body\.\d+\.attention\.0\.(kmeans\.(means|initted)|conv_match\.0\.(weight|bias))", None),
+    ]
+
+
+def _nlsn_sizes(tensors: Tensors) -> dict[str, Any]:
+    channels = tensors["head.0.weight"].shape[0]
+    return {
+        "scale": _edsr_scale(tensors),
+        "channels": channels,
+        "num_blocks": sum(bool(re.fullmatch(r"body\.\d+\.body\.0\.weight", name)) for name in tensors),
+        "reduction": channels // tensors["body.0.conv_match.0.weight"].shape[0],
+    }
+
+
+def _nlsn_rules(tensors: Tensors, config: Any) -> Rules:
+    last = _count(tensors, r"body\.(\d+)\.weight") - 1
+    return [
+        *_edsr_ends(config),
+        (rf"body\.{last}\.(weight|bias)", r"fuse.\1"),
+        (r"body\.(\d+)\.conv_match\.0\.(weight|bias)", r"body.\1.operator.embed.\2"),
+        (r"body\.(\d+)\.conv_assembly\.0\.(weight|bias)", r"body.\1.values.\2"),
+        (r"body\.(\d+)\.body\.0\.(weight|bias)", r"body.\1.first.\2"),
+        (r"body\.(\d+)\.body\.2\.(weight|bias)", r"body.\1.second.\2"),
+    ]
+
+
+def _dlsn_sizes(tensors: Tensors) -> dict[str, Any]:
+    channels = tensors["head.0.weight"].shape[0]
+    num_blocks = _count(tensors, r"body\.0\.body\.(\d+)\.body\.0\.weight")
+    return {
+        "scale": _edsr_scale(tensors),
+        "channels": channels,
+        "num_groups": _count(tensors, r"body\.(\d+)\.body\.0\.body\.0\.weight"),
+        "num_blocks": num_blocks,
+        "reduction": channels // tensors[f"body.0.body.{num_blocks}.conv_match.0.weight"].shape[0],
+        "chunk_size": tensors[f"body.0.body.{num_blocks}.fc.0.weight"].shape[0],
+    }
+
+
+def _dlsn_rules(tensors: Tensors, config: Any) -> Rules:
+    blocks, end = config.num_blocks, r"\.(weight|bias)"
+    attention = rf"body\.(\d+)\.body\.{blocks}\."
+    return [
+        *_edsr_ends(config),
+        (rf"body\.{config.num_groups}" + end, r"fuse.\1"),
+        (rf"body\.(\d+)\.body\.{blocks + 1}" + end, r"groups.\1.fuse.\2"),
+        (attention + r"conv_match\.0" + end, r"groups.\1.attention.operator.embed.0.\2"),
+        (attention + r"conv_assembly_fc\.0" + end, r"groups.\1.attention.operator.embed_score.0.\2"),
+        (attention + r"conv_assembly\.0" + end, r"groups.\1.attention.values.0.\2"),
+        (attention + r"fc\.([02])" + end, r"groups.\1.attention.operator.score.\2.\3"),
+        (r"body\.(\d+)\.body\.(\d+)\.body\.0" + end, r"groups.\1.blocks.\2.first.\3"),
+        (r"body\.(\d+)\.body\.(\d+)\.body\.2" + end, r"groups.\1.blocks.\2.second.\3"),
+    ]
+
+
+def _edsr_scale(tensors: Tensors) -> int:
+    """Of the tail that the descendants of EDSR share."""
+    factor = {4: 2, 9: 3}[tensors["tail.0.0.weight"].shape[0] // tensors["head.0.weight"].shape[0]]
+    return 4 if "tail.0.2.weight" in tensors else factor
+
+
+def _edsr_ends(config: Any) -> Rules:
+    """Head, tail, and what is never used: fixed colour shifts and a scalar."""
+    return [
+        (r"head\.0\.(weight|bias)", r"head.\1"),
+        (r"tail\.0\.([02])\.(weight|bias)", r"upsample.\1.\2"),
+        (r"tail\.1\.(weight|bias)", rf"upsample.{4 if config.scale == 4 else 2}.\1"),
+        (r"a|(sub|add)_mean\.(weight|bias)", None),
     ]
 
 
@@ -134,8 +196,10 @@ def _pan_rules(tensors: Tensors, config: Any) -> Rules:
 
 
 PUBLISHED = {
-    "lcoan": Published("body.0.local_body.0.body.0.weight", _lcoan_sizes, _lcoan_rules),
-    "pan": Published("SCPA_trunk.0.conv3.weight", _pan_sizes, _pan_rules),
+    "dlsn": Published(r"body\.0\.body\.\d+\.fc\.0\.weight", _dlsn_sizes, _dlsn_rules),
+    "lcoan": Published(r"body\.0\.local_body\.0\.body\.0\.weight", _lcoan_sizes, _lcoan_rules),
+    "nlsn": Published(r"body\.0\.conv_match\.0\.weight", _nlsn_sizes, _nlsn_rules),
+    "pan": Published(r"SCPA_trunk\.0\.conv3\.weight", _pan_sizes, _pan_rules),
 }
 
 
@@ -178,6 +242,10 @@ def _check_values(path: str | Path, tensors: Tensors) -> None:
     started = tensors.get("body.0.attention.0.kmeans.initted")
     if started is not None and not bool(started):
         raise CheckpointError(f"{path}: its clusters were never started; the file was saved before any training")
+
+
+def _has(tensors: Tensors, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, name) for name in tensors)
 
 
 def _count(tensors: Tensors, pattern: str) -> int:

@@ -1,0 +1,68 @@
+"""GLA, Global Learnable Attention: super-bit hashing sorts the positions, and a learned score adds to similarity.
+
+Source: Su et al., TPAMI 2022, arXiv 2212.01057. The learned score is a function of the key and of the query's slot in
+its chunk, as published. The perceptron behind it acts on each position alone, so it runs once per position instead of
+once per neighbourhood: equal values for a third of the arithmetic.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nlsr.attention.affinity import Draws, Keep, Operator, SharedAttention, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity
+from nlsr.attention.dense import embedding_width
+from nlsr.attention.hashing import bucket_codes, directions, num_buckets
+
+
+class GlobalLearnable(Operator):
+    """Match positions within chunks of positions sorted by super-bit hashing, with a learned score."""
+
+    def __init__(
+        self, channels: int, *, reduction: int = 4, chunk_size: int = 128, rounds: int = 3, seed: int = 0
+    ) -> None:
+        """
+        Args:
+            channels: of the features.
+            reduction: the embedding has channels / reduction entries; must divide.
+            chunk_size: sorted positions per chunk; each attends to three chunks.
+            rounds: independent hashes.
+            seed: of the directions; different for each operator of a network.
+        """
+        super().__init__()
+        width = embedding_width(channels, reduction)
+        self.embed = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU())
+        self.embed_score = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
+        self.score = nn.Sequential(nn.Linear(channels, chunk_size), nn.ReLU(), nn.Linear(chunk_size, chunk_size))
+        self.chunk_size, self.rounds, self.seed = chunk_size, rounds, seed
+
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> ChunkedAffinity:
+        embedding = to_tokens(self.embed(features))
+        width, buckets = embedding.shape[2], num_buckets(embedding.shape[1], self.chunk_size)
+        drawn = directions(draws, self.seed, lambda g: super_bits(width, self.rounds, buckets, g), embedding)
+        return ChunkedAffinity(
+            bucket_codes(embedding, drawn, both_signs=False),
+            embedding,
+            chunk_size=self.chunk_size,
+            slot_scores=self.score(to_tokens(self.embed_score(features))),
+            keep=keep,
+        )
+
+
+def global_learnable_attention(
+    channels: int, operator: GlobalLearnable | None = None, *, residual_scale: float = 1.0
+) -> SharedAttention:
+    """A residual block whose values are a 3x3 convolution and ReLU, as published."""
+    values = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
+    return SharedAttention(channels, operator, values=values, residual_scale=residual_scale)
+
+
+def super_bits(width: int, rounds: int, buckets: int, generator: torch.Generator) -> Float[Tensor, "1 d r k"]:
+    """Haar-random semi-orthogonal directions, one matrix per round.
+
+    Beyond `width` directions not they but the coordinates are orthogonal, as published.
+    """
+    matrices = [nn.init.orthogonal_(torch.empty(width, buckets), generator=generator) for _ in range(rounds)]
+    return torch.stack(matrices, dim=1)[None]

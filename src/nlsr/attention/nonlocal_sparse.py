@@ -1,0 +1,43 @@
+"""NLSA, Non-Local Sparse Attention: positions are sorted by the bucket of a spherical hash, several rounds over.
+
+Source: Mei et al., CVPR 2021. The published code draws new directions at every call, also in evaluation; here they
+belong to a seed and the size of the map unless a generator is given.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nlsr.attention.affinity import Draws, Keep, Operator, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity
+from nlsr.attention.dense import embedding_width
+from nlsr.attention.hashing import bucket_codes, directions, num_buckets
+
+
+class NonLocalSparse(Operator):
+    """Match positions within chunks of positions sorted by spherical hashing."""
+
+    def __init__(
+        self, channels: int, *, reduction: int = 4, chunk_size: int = 144, rounds: int = 4, seed: int = 0
+    ) -> None:
+        """
+        Args:
+            channels: of the features.
+            reduction: the embedding has channels / reduction entries; must divide.
+            chunk_size: sorted positions per chunk; each attends to three chunks.
+            rounds: independent hashes.
+            seed: of the directions; different for each operator of a network.
+        """
+        super().__init__()
+        width = embedding_width(channels, reduction)
+        self.embed = nn.Conv2d(channels, width, 3, padding=1)
+        self.chunk_size, self.rounds, self.seed = chunk_size, rounds, seed
+
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> ChunkedAffinity:
+        embedding = to_tokens(self.embed(features))
+        shape = (1, embedding.shape[2], self.rounds, num_buckets(embedding.shape[1], self.chunk_size) // 2)
+        drawn = directions(draws, self.seed, lambda generator: torch.randn(shape, generator=generator), embedding)
+        codes = bucket_codes(embedding, drawn, both_signs=True)
+        return ChunkedAffinity(codes, embedding, chunk_size=self.chunk_size, keep=keep)

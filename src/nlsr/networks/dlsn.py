@@ -1,0 +1,97 @@
+"""DLSN, also called GLAN: residual groups, each ending in a global learnable attention of its own.
+
+Source: Su et al., "Global Learnable Attention for Single Image Super-Resolution", TPAMI 2022, arXiv 2212.01057.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nlsr.attention import Affinity, Draws, GlobalLearnable, Keep, Operator, global_learnable_attention
+from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
+from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
+
+
+@dataclass(frozen=True)
+class DLSNConfig:
+    """Sizes of a DLSN; the defaults are the published ones."""
+
+    scale: int
+    channels: int = 256
+    num_groups: int = 10
+    num_blocks: int = 4
+    """Residual blocks per group."""
+    reduction: int = 4
+    chunk_size: int = 128
+    rounds: int = 3
+    residual_scale: float = 0.1
+    """Factor of what each group adds; blocks and attentions inside add without one."""
+
+
+def dlsn(scale: int) -> DLSNConfig:
+    """The published network: 69.8 to 72.8 million parameters."""
+    return DLSNConfig(scale)
+
+
+class DLSN(Network):
+    """Deep Learnable Similarity Network."""
+
+    config: DLSNConfig
+
+    def __init__(self, config: DLSNConfig) -> None:
+        """Raises: ShapeError if sizes do not fit each other."""
+        super().__init__(config)
+        channels = config.channels
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.groups = nn.ModuleList(LearnableGroup(config, seed=index) for index in range(config.num_groups))
+        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsample = EdsrUpsampler(channels, config.scale)
+
+    def trace(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
+    ) -> Trace:
+        check_low_res(low_res)
+        mean, turn = mean_colour(low_res), draws_in_turn(draws)
+        shallow = deep = self.head(low_res - mean)
+        affinities: list[Affinity] = []
+        for group in self.groups:
+            deep, affinity = group(deep, draws=next(turn), keep=keep)
+            affinities.append(affinity)
+        return Trace(self.upsample(shallow + self.fuse(deep)) + mean, tuple(affinities))
+
+    def bytes_per_pixel(self) -> int:
+        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes."""
+        config = self.config
+        affinity = config.rounds * (3 * config.chunk_size + 3 * config.channels // config.reduction)
+        upsampled = 2 * config.channels * config.scale**2
+        features = (6 + config.rounds) * config.channels + 4 * config.rounds * config.chunk_size
+        return 4 * (features + config.num_groups * affinity + upsampled)
+
+    def operators(self) -> list[Operator]:
+        attentions = [group.attention for group in self.groups if isinstance(group, LearnableGroup)]
+        return [attention.operator for attention in attentions if attention.operator]
+
+
+class LearnableGroup(nn.Module):
+    """Residual blocks, attention, one convolution, and a scaled skip around all."""
+
+    def __init__(self, config: DLSNConfig, *, seed: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.num_blocks)))
+        operator = GlobalLearnable(
+            config.channels,
+            reduction=config.reduction,
+            chunk_size=config.chunk_size,
+            rounds=config.rounds,
+            seed=seed,
+        )
+        self.attention = global_learnable_attention(config.channels, operator)
+        self.fuse = nn.Conv2d(config.channels, config.channels, 3, padding=1)
+        self.residual_scale = config.residual_scale
+
+    def forward(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None, keep: Keep
+    ) -> tuple[Float[Tensor, "b c h w"], Affinity]:
+        refined, affinity = self.attention(self.blocks(features), draws=draws, keep=keep)
+        return features + self.residual_scale * self.fuse(refined), affinity
