@@ -16,15 +16,19 @@ from safetensors.torch import save_file
 
 import nlsr
 from nlsr.attention import (
+    EfficientContrastive,
     GlobalLearnable,
+    KernelAffinity,
     KMeans,
     LearnableSparsePattern,
     NonLocalAttention,
     NonLocalSparse,
     PixelAttentionConv,
     SharedAttention,
+    contrastive_loss,
     global_learnable_attention,
 )
+from nlsr.attention.efficient_contrastive import random_features
 from nlsr.attention.learnable_collaborative import assign, directions, lloyd, member_sums
 from nlsr.images import resize
 from nlsr.networks.pan import SelfCalibratedBlock
@@ -240,6 +244,54 @@ def check_hashing_network(case: Case, folder: Path) -> None:
             case.check(with_round_offsets(affinity.codes, buckets), f"aux.hash_codes.{module}")
 
 
+def check_kernel(case: Case, _: Path) -> None:
+    query, key, values = (case[name][:, 0] for name in ("input", "aux.k", "aux.v"))
+    for keep in ("stored", "recomputed"):
+        affinity = KernelAffinity(query, key, case["weights.projection_matrix"], keep=keep)
+        case.check(affinity.aggregate(values)[:, None], "output")
+    for tokens, name in ((query, "aux.phi_q"), (key, "aux.phi_k")):
+        case.check(random_features(tokens, case["weights.projection_matrix"])[:, None], name)
+
+
+def check_contrastive_attention(case: Case, _: Path) -> None:
+    config = case.config
+    names = {"conv_match1.0": "operator.query", "conv_match2.0": "operator.key", "conv_assembly.0": "values"}
+    names |= {"attn_fn": "operator"}
+    renamed = {}
+    for name, tensor in case.weights().items():
+        part, end = name.rsplit(".", 1)
+        renamed[f"{names[part]}.{end.removesuffix('_matrix')}"] = tensor
+    operator = EfficientContrastive(config["channel"], reduction=config["reduction"])
+    block = SharedAttention(config["channel"], operator, residual_scale=config["res_scale"])
+    block.load_state_dict(renamed)
+    for keep in ("stored", "recomputed"):
+        with torch.enable_grad():
+            input = case["input"].clone().requires_grad_()
+            output, affinity = block(input, keep=keep)
+            case.check(output.detach(), "output")
+            if not config["train"]:
+                continue
+            loss = contrastive_loss(affinity.query, affinity.key)
+            case.check(loss.detach()[None], "aux.contrastive_loss")
+            objective = (output * case["aux.cotangent"]).sum() / output.numel() ** 0.5 + config["lambda_cl"] * loss
+            case.check(objective.detach()[None], "aux.objective")
+            parameters = {"conv_match1.0.weight": operator.query.weight, "conv_match2.0.weight": operator.key.weight}
+            gradients = torch.autograd.grad(objective, [input, *parameters.values()])
+        for name, gradient in zip(("_input", *(f".{name}" for name in parameters)), gradients, strict=True):
+            case.check(gradient, f"aux.grad{name}")
+
+
+def check_contrastive_network(case: Case, folder: Path) -> None:
+    path = folder / "published.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in case.weights().items()}, path)
+    network = nlsr.load(path, residual_scale=case.config["res_scale"])
+    for keep in ("stored", "recomputed"):
+        trace = network.trace(case["input"], keep=keep)
+        case.check(trace.upscaled, "output")
+        if case.config["train"]:
+            case.check(network.contrastive_losses(trace), "aux.contrastive_loss")
+
+
 def check_pan(case: Case, folder: Path) -> None:
     path = folder / "published.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in case.weights().items()}, path)
@@ -271,6 +323,9 @@ CHECKS = {
     ("lcoan", "RecurrentNonLocalKmeansAttention"): check_collaborative_attention,
     ("lcoan", "Kmeans"): check_kmeans,
     ("lcoan", "network"): check_lcoan,
+    ("enlcn", "ENLA"): check_kernel,
+    ("enlcn", "ENLCA"): check_contrastive_attention,
+    ("enlcn", "ENLCN"): check_contrastive_network,
     ("glan", "GLA"): check_sparse_attention,
     ("glan", "network"): check_hashing_network,
     ("nlan", "NonLocalAttention"): check_nonlocal,

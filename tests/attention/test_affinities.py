@@ -5,7 +5,15 @@ import torch
 from tests.tolerances import assert_close
 from torch import nn
 
-from nlsr.attention import Affinity, GlobalLearnable, LearnableSparsePattern, NonLocal, NonLocalSparse, SharedAttention
+from nlsr.attention import (
+    Affinity,
+    EfficientContrastive,
+    GlobalLearnable,
+    LearnableSparsePattern,
+    NonLocal,
+    NonLocalSparse,
+    SharedAttention,
+)
 from nlsr.attention.affinity import to_tokens
 from nlsr.errors import ShapeError
 
@@ -14,6 +22,7 @@ OPERATORS = {
     "kmeans": lambda: LearnableSparsePattern(8, reduction=2, num_clusters=5, window_size=12),
     "hash": lambda: NonLocalSparse(8, reduction=2, chunk_size=12, rounds=2),
     "superbit": lambda: GlobalLearnable(8, reduction=2, chunk_size=12, rounds=2),
+    "kernel": lambda: EfficientContrastive(8, reduction=2, num_features=16),
     "kmeans, three rounds": lambda: LearnableSparsePattern(8, reduction=1, num_clusters=4, window_size=16, rounds=3),
 }
 SIZES = [(1, 1), (1, 7), (5, 7), (12, 12), (33, 9)]
@@ -64,6 +73,13 @@ def test_gradients_equal_those_of_the_dense_matrix(name, size, keep):
 
 def plain_matrix(affinity: Affinity, slot_scores: torch.Tensor | None = None) -> torch.Tensor:
     """The affinity as the papers' formulas say it, position by position, differentiable by torch alone."""
+    if hasattr(affinity, "projection"):
+        exponents = [
+            u @ affinity.projection.T - (u * u).sum(-1, keepdim=True) / 2 for u in (affinity.query, affinity.key)
+        ]
+        query, key = ((exponent.exp() + 1e-4) / affinity.projection.shape[0] ** 0.5 for exponent in exponents)
+        products = query @ key.transpose(1, 2)
+        return products / products.sum(-1, keepdim=True)
     if not hasattr(affinity, "chunks"):
         return (affinity.query @ affinity.key.transpose(1, 2)).softmax(-1)
     query = affinity.embedding
@@ -105,7 +121,9 @@ def test_stored_and_recomputed_affinities_agree_in_values_and_gradients_through_
         for block in others:
             output, affinity = block(output, affinity)
         output.square().sum().backward()
-        embedding = next(first.operator.embed.parameters() if name != "dense" else first.operator.parameters())
+        embedding = next(
+            first.operator.embed.parameters() if name not in ("dense", "kernel") else first.operator.parameters()
+        )
         results.append((output, input.grad, embedding.grad, others[3].values.weight.grad))
     for stored, recomputed in zip(*results, strict=True):
         assert_close(stored, recomputed)

@@ -10,16 +10,19 @@ from nlsr.attention import Affinity
 from nlsr.errors import ShapeError
 from nlsr.networks import (
     DLSN,
+    ENLCN,
     NETWORKS,
     NLSN,
     PAN,
     PRESETS,
     DLSNConfig,
+    ENLCNConfig,
     LCoAN,
     LCoANConfig,
     NLSNConfig,
     PANConfig,
     dlsn,
+    enlcn,
     lcoan,
     lcoan_light,
     name_of,
@@ -64,6 +67,12 @@ def test_published_nlsn_has_the_counted_parameters(scale, counted):
         assert sum(p.numel() for p in NLSN(nlsn(scale)).parameters()) == counted
 
 
+@pytest.mark.parametrize(("scale", "counted"), [(2, 41.22), (3, 44.17), (4, 43.58)])
+def test_published_enlcn_has_the_counted_parameters(scale, counted):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ENLCN(enlcn(scale)).parameters()) / 1e6 == pytest.approx(counted, abs=0.006)
+
+
 @pytest.mark.parametrize(("scale", "counted"), [(2, 69_842_564), (3, 72_792_964), (4, 72_202_884)])
 def test_published_dlsn_has_the_counted_parameters_less_one_never_used(scale, counted):
     with torch.device("meta"):
@@ -72,6 +81,7 @@ def test_published_dlsn_has_the_counted_parameters_less_one_never_used(scale, co
 
 SMALL = {
     "dlsn": lambda scale: DLSN(DLSNConfig(scale, channels=8, num_groups=2, num_blocks=1, chunk_size=12, rounds=2)),
+    "enlcn": lambda scale: ENLCN(ENLCNConfig(scale, channels=8, num_blocks=9)),
     "nlsn": lambda scale: NLSN(NLSNConfig(scale, channels=8, num_blocks=9, chunk_size=12, rounds=2)),
     "pan": lambda scale: PAN(PANConfig(scale, channels=9, upsampler_channels=4, num_blocks=2)),
 }
@@ -114,7 +124,7 @@ def test_the_light_preset_matches_once_and_reuses_at_least_twice():
     assert sum(p.numel() for p in network.parameters()) * 4 < 4e6
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "dense", "none"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "dense", "none"])
 @pytest.mark.parametrize("upsampler", ["edsr", "direct"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (12, 13)])
@@ -126,7 +136,7 @@ def test_every_size_is_enlarged_by_the_scale(scale, size, upsampler, operator):
     assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "dense"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "dense"])
 def test_an_image_alone_and_in_a_batch_gives_the_same(operator):
     network = small(operator=operator)
     images = image(3, 11, 9)
@@ -188,7 +198,7 @@ def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
 
 
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "dense", "none"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "dense", "none"])
 def test_gradients_reach_every_parameter(operator, share):
     network = small(operator=operator, share=share)
     network(image(1, 9, 9)).sum().backward()

@@ -3,6 +3,12 @@
 from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, SharedAttention
 from nlsr.attention.chunked import ChunkedAffinity, Chunks
 from nlsr.attention.dense import DenseAffinity, NonLocal, NonLocalAttention
+from nlsr.attention.efficient_contrastive import (
+    EfficientContrastive,
+    KernelAffinity,
+    contrastive_loss,
+    sampled_contrastive_loss,
+)
 from nlsr.attention.global_learnable import GlobalLearnable, global_learnable_attention
 from nlsr.attention.learnable_collaborative import KMeans, LearnableSparsePattern
 from nlsr.attention.nonlocal_sparse import NonLocalSparse
@@ -14,9 +20,11 @@ __all__ = [
     "Chunks",
     "DenseAffinity",
     "Draws",
+    "EfficientContrastive",
     "GlobalLearnable",
     "KMeans",
     "Keep",
+    "KernelAffinity",
     "LearnableSparsePattern",
     "NonLocal",
     "NonLocalAttention",
@@ -25,5 +33,7 @@ __all__ = [
     "PixelAttention",
     "PixelAttentionConv",
     "SharedAttention",
+    "contrastive_loss",
     "global_learnable_attention",
+    "sampled_contrastive_loss",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
+from nlsr.networks.enlcn import ENLCN, ENLCNConfig, enlcn
 from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
 from nlsr.networks.network import Network, Trace
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
@@ -11,6 +12,7 @@ from nlsr.networks.pan import PAN, PANConfig, pan
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "dlsn": (DLSNConfig, DLSN),
+    "enlcn": (ENLCNConfig, ENLCN),
     "lcoan": (LCoANConfig, LCoAN),
     "nlsn": (NLSNConfig, NLSN),
     "pan": (PANConfig, PAN),
@@ -19,6 +21,7 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
 
 PRESETS: dict[str, Callable[[int], Any]] = {
     "dlsn": dlsn,
+    "enlcn": enlcn,
     "glan": dlsn,
     "lcoan": lcoan,
     "lcoan-light": lcoan_light,
@@ -35,11 +38,13 @@ def name_of(network: Network) -> str:
 
 __all__ = [
     "DLSN",
+    "ENLCN",
     "NETWORKS",
     "NLSN",
     "PAN",
     "PRESETS",
     "DLSNConfig",
+    "ENLCNConfig",
     "LCoAN",
     "LCoANConfig",
     "NLSNConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "PANConfig",
     "Trace",
     "dlsn",
+    "enlcn",
     "lcoan",
     "lcoan_light",
     "name_of",

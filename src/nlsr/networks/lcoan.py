@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nlsr.attention import (
     Affinity,
     Draws,
+    EfficientContrastive,
     GlobalLearnable,
     Keep,
     LearnableSparsePattern,
@@ -26,7 +27,7 @@ from nlsr.attention.learnable_collaborative import Learning
 from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
 
-Attention = Literal["kmeans", "hash", "superbit", "dense", "none"]
+Attention = Literal["kmeans", "hash", "superbit", "kernel", "dense", "none"]
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,10 @@ def _superbit(config: LCoANConfig, index: int) -> Operator:
     )
 
 
+def _kernel(config: LCoANConfig, index: int) -> Operator:
+    return EfficientContrastive(config.channels, reduction=config.reduction, seed=index)
+
+
 def _dense(config: LCoANConfig, _: int) -> Operator:
     return NonLocal(config.channels, reduction=config.reduction)
 
@@ -192,5 +197,6 @@ OPERATORS: dict[str, Callable[[LCoANConfig, int], Operator]] = {
     "kmeans": _kmeans,
     "hash": _hash,
     "superbit": _superbit,
+    "kernel": _kernel,
     "dense": _dense,
 }

@@ -118,6 +118,31 @@ def _nlsn_rules(tensors: Tensors, config: Any) -> Rules:
     ]
 
 
+def _enlcn_sizes(tensors: Tensors) -> dict[str, Any]:
+    channels = tensors["head.0.weight"].shape[0]
+    return {
+        "scale": _edsr_scale(tensors),
+        "channels": channels,
+        "num_blocks": sum(bool(re.fullmatch(r"body\.\d+\.body\.0\.weight", name)) for name in tensors),
+        "reduction": channels // tensors["body.0.conv_match1.0.weight"].shape[0],
+        "num_features": tensors["body.0.attn_fn.projection_matrix"].shape[0],
+    }
+
+
+def _enlcn_rules(tensors: Tensors, config: Any) -> Rules:
+    last = _count(tensors, r"body\.(\d+)\.weight") - 1
+    return [
+        *_edsr_ends(config),
+        (rf"body\.{last}\.(weight|bias)", r"fuse.\1"),
+        (r"body\.(\d+)\.conv_match1\.0\.(weight|bias)", r"body.\1.operator.query.\2"),
+        (r"body\.(\d+)\.conv_match2\.0\.(weight|bias)", r"body.\1.operator.key.\2"),
+        (r"body\.(\d+)\.attn_fn\.projection_matrix", r"body.\1.operator.projection"),
+        (r"body\.(\d+)\.conv_assembly\.0\.(weight|bias)", r"body.\1.values.\2"),
+        (r"body\.(\d+)\.body\.0\.(weight|bias)", r"body.\1.first.\2"),
+        (r"body\.(\d+)\.body\.2\.(weight|bias)", r"body.\1.second.\2"),
+    ]
+
+
 def _dlsn_sizes(tensors: Tensors) -> dict[str, Any]:
     channels = tensors["head.0.weight"].shape[0]
     num_blocks = _count(tensors, r"body\.0\.body\.(\d+)\.body\.0\.weight")
@@ -197,6 +222,7 @@ def _pan_rules(tensors: Tensors, config: Any) -> Rules:
 
 PUBLISHED = {
     "dlsn": Published(r"body\.0\.body\.\d+\.fc\.0\.weight", _dlsn_sizes, _dlsn_rules),
+    "enlcn": Published(r"body\.0\.conv_match1\.0\.weight", _enlcn_sizes, _enlcn_rules),
     "lcoan": Published(r"body\.0\.local_body\.0\.body\.0\.weight", _lcoan_sizes, _lcoan_rules),
     "nlsn": Published(r"body\.0\.conv_match\.0\.weight", _nlsn_sizes, _nlsn_rules),
     "pan": Published(r"SCPA_trunk\.0\.conv3\.weight", _pan_sizes, _pan_rules),

@@ -1,0 +1,63 @@
+"""ENLCN: residual blocks in one row, with an efficient non-local contrastive attention between every eight.
+
+Source: Xia et al., "Efficient Non-Local Contrastive Attention for Image Super-Resolution", AAAI 2022,
+arXiv 2201.03794.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nlsr.attention import EfficientContrastive, KernelAffinity, SharedAttention, contrastive_loss
+from nlsr.networks.interleaved import InterleavedNetwork
+from nlsr.networks.network import Trace
+
+
+@dataclass(frozen=True)
+class ENLCNConfig:
+    """Sizes of an ENLCN; the defaults are the published ones."""
+
+    scale: int
+    channels: int = 256
+    num_blocks: int = 32
+    reduction: int = 4
+    num_features: int = 128
+    amplification: float = 6.0
+    residual_scale: float = 0.1
+    """Factor of what each block and each attention adds."""
+
+
+def enlcn(scale: int) -> ENLCNConfig:
+    """The published network: 41.2 to 44.2 million parameters."""
+    return ENLCNConfig(scale)
+
+
+class ENLCN(InterleavedNetwork):
+    """Efficient Non-Local Contrastive Network."""
+
+    config: ENLCNConfig
+
+    def _attention(self, *, seed: int) -> SharedAttention:
+        config = self.config
+        operator = EfficientContrastive(
+            config.channels,
+            reduction=config.reduction,
+            num_features=config.num_features,
+            amplification=config.amplification,
+            seed=seed,
+        )
+        return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
+
+    def contrastive_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
+        """The loss of each attention of a traced batch; the published training adds 0.001 times their mean to L1."""
+        affinities = [affinity for affinity in trace.affinities if isinstance(affinity, KernelAffinity)]
+        return torch.stack([contrastive_loss(affinity.query, affinity.key) for affinity in affinities])
+
+    def bytes_per_pixel(self) -> int:
+        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes."""
+        config = self.config
+        affinity = 2 * config.num_features + 2 * config.channels // config.reduction
+        upsampled = 2 * config.channels * config.scale**2
+        return 4 * (6 * config.channels + self.num_attentions() * affinity + upsampled)

@@ -1,0 +1,56 @@
+"""The trunk that NLSN and ENLCN share: residual blocks in one row, an attention before the first and after every
+eighth."""
+
+from abc import abstractmethod
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nlsr.attention import Affinity, Keep, Operator, SharedAttention
+from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
+from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
+
+BLOCKS_BETWEEN = 8
+"""Residual blocks from one attention to the next."""
+
+
+class InterleavedNetwork(Network):
+    """An EDSR with attentions between its blocks. A subclass says which attention."""
+
+    def __init__(self, config: Any) -> None:
+        """Raises: ShapeError if sizes do not fit each other."""
+        super().__init__(config)
+        channels = config.channels
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.body = nn.ModuleList([self._attention(seed=0)])
+        for index in range(1, config.num_blocks + 1):
+            self.body.append(ResidualBlock(channels, residual_scale=config.residual_scale))
+            if index % BLOCKS_BETWEEN == 0:
+                self.body.append(self._attention(seed=index // BLOCKS_BETWEEN))
+        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsample = EdsrUpsampler(channels, config.scale)
+
+    @abstractmethod
+    def _attention(self, *, seed: int) -> SharedAttention: ...
+
+    def trace(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
+    ) -> Trace:
+        check_low_res(low_res)
+        mean, turn = mean_colour(low_res), draws_in_turn(draws)
+        shallow = deep = self.head(low_res - mean)
+        affinities: list[Affinity] = []
+        for part in self.body:
+            if isinstance(part, SharedAttention):
+                deep, affinity = part(deep, draws=next(turn), keep=keep)
+                affinities.append(affinity)
+            else:
+                deep = part(deep)
+        return Trace(self.upsample(shallow + self.fuse(deep)) + mean, tuple(affinities))
+
+    def operators(self) -> list[Operator]:
+        return [part.operator for part in self.body if isinstance(part, SharedAttention) and part.operator]
+
+    def num_attentions(self) -> int:
+        return 1 + self.config.num_blocks // BLOCKS_BETWEEN
