@@ -176,6 +176,7 @@ def fit(
         gradient_clip_val=settings.gradient_clip,
         callbacks=[Milestones(folder), *(callbacks or [])],
         enable_checkpointing=False,
+        use_distributed_sampler=False,  # each rank takes its part of the batch itself
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
