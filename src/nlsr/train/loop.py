@@ -182,7 +182,7 @@ def fit(
         enable_model_summary=False,
         log_every_n_steps=10**9,
     )
-    trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None)
+    trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
     if module.global_step < settings.steps:
         raise KeyboardInterrupt
     path = folder / f"{recipe.name}.safetensors"
@@ -212,7 +212,7 @@ class Milestones(Callback):
             score = module.scores[module.validation.name] = module.validate_average()
             line = f"{trainer.global_step},{module.seconds / 3600:.4f},{float(module.loss):.5f},{score:.4f}"
             add_to_curve(self.folder / "curve.csv", trainer.global_step, line)
-        trainer.save_checkpoint(self.folder / f"{CHECKPOINT}.part", weights_only=False)
+        trainer.save_checkpoint(self.folder / f"{CHECKPOINT}.part")
         if trainer.is_global_zero:
             os.replace(self.folder / f"{CHECKPOINT}.part", self.folder / CHECKPOINT)
         self.started = time.monotonic()
