@@ -23,7 +23,7 @@ def main() -> None:
     gap = torch.ones(1, 3, 4 * HEIGHT, 8)
     rows = [torch.cat((part(bicubic, *place), gap, part(enlarged, *place)), dim=3) for place in PARTS]
     rows.insert(1, torch.ones(1, 3, 8, rows[0].shape[3]))
-    nlsr.write(root / "docs" / "cat.png", Picture(torch.cat(rows, dim=2)), overwrite=True)
+    nlsr.write(root / "docs" / "cat.jpg", Picture(torch.cat(rows, dim=2)), overwrite=True)
 
 
 def part(image: torch.Tensor, top: int, left: int) -> torch.Tensor:

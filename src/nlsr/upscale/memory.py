@@ -8,6 +8,10 @@ from nlsr.networks import Network
 
 DEFAULT_SHARE = 8
 """By default a process may take an eighth of the machine's memory: a laptop's other programs stay undisturbed."""
+SMALLEST_TILE = 64
+LARGEST_TILE = 352
+"""Beyond it a feature map of 64 channels exceeds 32 MiB, which the C library gives back to the system each time: twice
+the time per pixel."""
 UNITS = {"": 1, "B": 1, "K": 2**10, "KIB": 2**10, "M": 2**20, "MIB": 2**20, "G": 2**30, "GIB": 2**30}
 UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -55,12 +59,9 @@ def largest_tile(network: Network, height: int, width: int, budget: int) -> int 
             f"a {width}x{height} image at x{network.scale} needs at least {need / 2**20:.0f} MiB, "
             f"--memory allows {budget / 2**20:.0f} MiB"
         )
-    while fixed + per_pixel * (tile + 32) ** 2 + band * (tile + 32) <= budget:
+    while tile < LARGEST_TILE and fixed + per_pixel * (tile + 32) ** 2 + band * (tile + 32) <= budget:
         tile += 32
     return tile
-
-
-SMALLEST_TILE = 64
 
 
 def image_bytes(height: int, width: int, scale: int) -> int:
