@@ -119,7 +119,7 @@ class LCoAN(Network):
         upsampled = 3 * config.scale**2 if config.upsampler == "direct" else 2 * config.channels * config.scale**2
         chunked = config.operator in ("kmeans", "hash", "superbit")
         affinity = 3 * config.window_size * config.rounds if chunked else 0
-        return 4 * (6 * config.channels + affinity + 2 * upsampled)
+        return 4 * (8 * config.channels + affinity + 2 * upsampled)
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, Group)]
