@@ -204,3 +204,16 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
     assert "upscale" in result.stdout
+
+
+def test_an_interrupted_command_says_what_is_done_and_leaves_nothing_half(nlsr, tmp_path, tiny_model, monkeypatch):
+    from nlsr.upscale import Upscaler
+
+    def interrupted(self, picture, report=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Upscaler, "upscale", interrupted)
+    code, _, err = nlsr("upscale", picture(tmp_path / "a.png"), "--model", tiny_model)
+    assert code == 130
+    assert err == "upscale: stopped after 0 of 1 pictures; no half picture is left\n"
+    assert leftovers(tmp_path) == ["a.png"]

@@ -80,8 +80,7 @@ def _upscale_one(
         print(f"upscale: {source}: {note}", file=sys.stderr)
     height, width = picture.pixels.shape[2:]
     print(
-        f"{model}: {width}x{height} -> {wide}x{high}, {result.plan}, {result.seconds:.1f} s, "
-        f"peak {_peak_memory() / 2**20:.0f} MiB, {target}"
+        f"{model}: {width}x{height} -> {wide}x{high}, {result.plan}, {result.seconds:.1f} s, {_peak_memory()}{target}"
     )
 
 
@@ -122,9 +121,11 @@ def _device(text: str) -> "torch.device":
     return device
 
 
-def _peak_memory() -> int:
-    """Bytes of the whole process so far."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _peak_memory() -> str:
+    """Of the whole process so far; nothing where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"peak {peak / 2**20:.0f} MiB, "

@@ -8,6 +8,7 @@ from nlsr.networks import Network
 
 DEFAULT_SHARE = 8
 """By default a process may take an eighth of the machine's memory: a laptop's other programs stay undisturbed."""
+ASSUMED_TOTAL = 8 * 2**30
 SMALLEST_TILE = 64
 LARGEST_TILE = 352
 """Beyond it a feature map of 64 channels exceeds 32 MiB, which the C library gives back to the system each time: twice
@@ -18,6 +19,8 @@ UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def total_memory() -> int:
     """Bytes of the machine, or of the container if that has less."""
+    if not hasattr(os, "sysconf"):  # Windows does not say without further libraries
+        return ASSUMED_TOTAL
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         limit = Path("/sys/fs/cgroup", name)
