@@ -97,46 +97,44 @@ def _lcoan_rules(tensors: Tensors, config: Any) -> Rules:
 
 
 def _nlsn_sizes(tensors: Tensors) -> dict[str, Any]:
-    channels = tensors["head.0.weight"].shape[0]
-    return {
-        "scale": _edsr_scale(tensors),
-        "channels": channels,
-        "num_blocks": sum(bool(re.fullmatch(r"body\.\d+\.body\.0\.weight", name)) for name in tensors),
-        "reduction": channels // tensors["body.0.conv_match.0.weight"].shape[0],
-    }
+    return _interleaved_sizes(tensors, "body.0.conv_match.0.weight")
 
 
 def _nlsn_rules(tensors: Tensors, config: Any) -> Rules:
-    last = _count(tensors, r"body\.(\d+)\.weight") - 1
-    return [
-        *_edsr_ends(config),
-        (rf"body\.{last}\.(weight|bias)", r"fuse.\1"),
-        (r"body\.(\d+)\.conv_match\.0\.(weight|bias)", r"body.\1.operator.embed.\2"),
-        (r"body\.(\d+)\.conv_assembly\.0\.(weight|bias)", r"body.\1.values.\2"),
-        (r"body\.(\d+)\.body\.0\.(weight|bias)", r"body.\1.first.\2"),
-        (r"body\.(\d+)\.body\.2\.(weight|bias)", r"body.\1.second.\2"),
-    ]
+    embed = (r"body\.(\d+)\.conv_match\.0\.(weight|bias)", r"body.\1.operator.embed.\2")
+    return [*_interleaved_rules(tensors, config), embed]
 
 
 def _enlcn_sizes(tensors: Tensors) -> dict[str, Any]:
+    num_features = tensors["body.0.attn_fn.projection_matrix"].shape[0]
+    return _interleaved_sizes(tensors, "body.0.conv_match1.0.weight") | {"num_features": num_features}
+
+
+def _enlcn_rules(tensors: Tensors, config: Any) -> Rules:
+    return [
+        *_interleaved_rules(tensors, config),
+        (r"body\.(\d+)\.conv_match1\.0\.(weight|bias)", r"body.\1.operator.query.\2"),
+        (r"body\.(\d+)\.conv_match2\.0\.(weight|bias)", r"body.\1.operator.key.\2"),
+        (r"body\.(\d+)\.attn_fn\.projection_matrix", r"body.\1.operator.projection"),
+    ]
+
+
+def _interleaved_sizes(tensors: Tensors, embedding: str) -> dict[str, Any]:
+    """Of NLSN and ENLCN, whose blocks and attentions stand in one row."""
     channels = tensors["head.0.weight"].shape[0]
     return {
         "scale": _edsr_scale(tensors),
         "channels": channels,
         "num_blocks": sum(bool(re.fullmatch(r"body\.\d+\.body\.0\.weight", name)) for name in tensors),
-        "reduction": channels // tensors["body.0.conv_match1.0.weight"].shape[0],
-        "num_features": tensors["body.0.attn_fn.projection_matrix"].shape[0],
+        "reduction": channels // tensors[embedding].shape[0],
     }
 
 
-def _enlcn_rules(tensors: Tensors, config: Any) -> Rules:
+def _interleaved_rules(tensors: Tensors, config: Any) -> Rules:
     last = _count(tensors, r"body\.(\d+)\.weight") - 1
     return [
         *_edsr_ends(config),
         (rf"body\.{last}\.(weight|bias)", r"fuse.\1"),
-        (r"body\.(\d+)\.conv_match1\.0\.(weight|bias)", r"body.\1.operator.query.\2"),
-        (r"body\.(\d+)\.conv_match2\.0\.(weight|bias)", r"body.\1.operator.key.\2"),
-        (r"body\.(\d+)\.attn_fn\.projection_matrix", r"body.\1.operator.projection"),
         (r"body\.(\d+)\.conv_assembly\.0\.(weight|bias)", r"body.\1.values.\2"),
         (r"body\.(\d+)\.body\.0\.(weight|bias)", r"body.\1.first.\2"),
         (r"body\.(\d+)\.body\.2\.(weight|bias)", r"body.\1.second.\2"),
