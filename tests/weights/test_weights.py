@@ -81,6 +81,22 @@ def test_a_published_pickle_is_understood(tmp_path):
     assert (network.scale, network.config.num_clusters, network.config.window_size) == (2, 16, 384)
 
 
+@pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_trainers_save_around_a_published_file_is_taken_off(tmp_path, wrapper, prefix):
+    def wrap(state, path):
+        state = {prefix + name: tensor for name, tensor in state.items()}
+        torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
+
+    assert nlsr.load(published(tmp_path, wrap=wrap)).config.channels == 32
+
+
+def test_several_state_dicts_in_one_file_are_named(tmp_path):
+    path = published(tmp_path, wrap=lambda state, path: torch.save({"params": state, "params_ema": state}, path))
+    with pytest.raises(CheckpointError, match=r"several state dicts \(params_ema, params\)"):
+        nlsr.load(path)
+
+
 def test_what_a_published_file_does_not_say_can_be_set(tmp_path):
     assert nlsr.load(published(tmp_path), window_size=96).config.window_size == 96
 

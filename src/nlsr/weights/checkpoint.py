@@ -19,6 +19,8 @@ from nlsr.errors import CheckpointError, NlsrError
 from nlsr.networks import NETWORKS, Network, name_of
 
 FORMAT = "nlsr-1"
+WRAPPERS = ("params_ema", "params", "state_dict", "model")
+"""Names under which trainers keep a state dict inside a checkpoint."""
 
 
 def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | None = None) -> None:
@@ -139,9 +141,23 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             reason = "it holds more than tensors, and loading would run code"
         raise CheckpointError(f"{path}: expected safetensors or a pickled state dict of tensors; {reason}") from error
+    return _unwrap(path, content)
+
+
+def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
+    """The state dict inside what trainers save around it, without the prefix that data-parallel training adds."""
+    if isinstance(content, dict):
+        inside = [name for name in WRAPPERS if isinstance(content.get(name), dict)]
+        if len(inside) > 1:
+            raise CheckpointError(
+                f"{path}: holds several state dicts ({', '.join(inside)}); save the one you want alone"
+            )
+        content = content[inside[0]] if inside else content
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path}: expected a state dict of tensors, got {type(content).__name__}")
-    return content
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return dict(content)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
