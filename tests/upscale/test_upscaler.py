@@ -95,6 +95,13 @@ def test_a_budget_that_no_tile_fits_is_refused():
         Upscaler(network(), memory=1000).plan(100, 100)
 
 
+def test_a_picture_too_large_for_the_default_budget_is_done_in_the_smallest_tiles(monkeypatch):
+    monkeypatch.setattr("nlsr.upscale.upscaler.default_budget", lambda: 1000)
+    chosen = Upscaler(network()).plan(100, 100)
+    assert chosen.rows.tile_size == 64
+    assert "needs more than" in str(chosen)
+
+
 def test_a_plan_says_its_tiles():
     assert str(plan(100, 300, tile_size=128, reason="as asked")) == "3 tiles of 128x100 (as asked)"
 

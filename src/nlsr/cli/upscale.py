@@ -27,7 +27,7 @@ def upscale(
         str, typer.Option(help="Side of a tile in pixels of the input, 'none' for whole, 'auto' by memory.")
     ] = "auto",
     memory: Annotated[
-        str | None, typer.Option(help="Memory budget, like 2GiB. [default: 1/8 of the machine's]")
+        str | None, typer.Option(help="Memory budget, like 2GiB. [default: 1/4 of the machine's]")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")] = 95,

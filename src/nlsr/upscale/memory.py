@@ -6,8 +6,8 @@ from pathlib import Path
 from nlsr.errors import UsageError
 from nlsr.networks import Network
 
-DEFAULT_SHARE = 8
-"""By default a process may take an eighth of the machine's memory: a laptop's other programs stay undisturbed."""
+DEFAULT_SHARE = 4
+"""By default a process may take a quarter of the machine's memory: a laptop's other programs stay undisturbed."""
 ASSUMED_TOTAL = 8 * 2**30
 SMALLEST_TILE = 64
 LARGEST_TILE = 352

@@ -13,7 +13,7 @@ from torch import Tensor
 from nlsr.errors import ShapeError, UsageError
 from nlsr.images import Picture, read, resize
 from nlsr.networks import Network
-from nlsr.upscale.memory import default_budget, largest_tile
+from nlsr.upscale.memory import SMALLEST_TILE, default_budget, largest_tile
 from nlsr.upscale.tiles import Plan, plan
 from nlsr.weights import load
 
@@ -52,8 +52,8 @@ class Upscaler:
         Args:
             model: a name of packaged weights, a weight file, or a network.
             tile: side of a tile in low-res pixels; "none" takes every image whole; "auto" what the budget allows.
-            memory: the budget in bytes, for what comes on top of the running program; default: an eighth of the
-                machine's memory.
+            memory: the budget in bytes, for what comes on top of the running program; default: a quarter of the
+                machine's memory, which a picture too large for it exceeds, in the smallest tiles, rather than fail.
             device: where the network runs.
         Raises: CheckpointError for a model that cannot be loaded, UsageError for a wrong tile.
         """
@@ -110,7 +110,12 @@ class Upscaler:
         if self.tile != "auto":
             return plan(height, width, tile_size=self.tile, reason="as asked")
         budget = self.memory or default_budget()
-        tile_size = largest_tile(self.network, height, width, budget)
+        try:
+            tile_size = largest_tile(self.network, height, width, budget)
+        except UsageError:
+            if self.memory is not None:
+                raise
+            return plan(height, width, tile_size=SMALLEST_TILE, reason=f"needs more than {budget / 2**30:.2g} GiB")
         verb = "fits" if tile_size is None else "fit"
         return plan(height, width, tile_size=tile_size, reason=f"{verb} in {budget / 2**30:.2g} GiB")
 
