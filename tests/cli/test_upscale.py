@@ -217,3 +217,16 @@ def test_an_interrupted_command_says_what_is_done_and_leaves_nothing_half(nlsr, 
     assert code == 130
     assert err == "upscale: stopped after 0 of 1 pictures; no half picture is left\n"
     assert leftovers(tmp_path) == ["a.png"]
+
+
+def test_running_out_of_memory_is_one_line(nlsr, tmp_path, tiny_model, monkeypatch):
+    from nlsr.upscale import Upscaler
+
+    def exhausted(self, picture, report=None):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(Upscaler, "upscale", exhausted)
+    code, _, err = nlsr("upscale", picture(tmp_path / "a.png"), "--model", tiny_model)
+    assert code == 1
+    assert err.startswith("upscale: out of memory")
+    assert len(err.splitlines()) == 1

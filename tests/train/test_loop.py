@@ -104,6 +104,22 @@ def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(tmp_path, train)
     assert "go on with --resume" in result.stderr
 
 
+def test_a_missing_validation_folder_is_said_before_training(tmp_path, train):
+    result = train("runs", "--set", "data.validation=nowhere")
+    assert result.returncode in (1, 2)
+    assert "nowhere" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs" / "tiny" / "last.ckpt").exists()
+
+
+def test_a_finished_run_that_is_resumed_gives_its_weights_again(tmp_path, train):
+    assert train("runs").returncode == 0
+    first = weights(tmp_path, "runs")
+    again = train("runs", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert_equal_weights(first, weights(tmp_path, "runs"))
+
+
 def test_the_loss_falls_and_learned_clusters_fit_better_than_frozen_ones(tmp_path, data, recipe_file):
     """Mean cosine to the own centroid, at equal steps, with clusters that stay in use."""
     results = {}

@@ -51,8 +51,11 @@ def main() -> None:
         _fail(f"{command}: {error.format_message()}" if sys.argv[1:] else "", error.exit_code)  # help was shown
     except (KeyboardInterrupt, typer.Abort):
         _fail(f"{command}: interrupted", 130)
-    except MemoryError:
-        _fail(f"{command}: out of memory; allow less with --memory", 1)
+    except (MemoryError, RuntimeError) as error:
+        told = ("out of memory", "allocate memory")  # how torch says it on an accelerator, and on a processor
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in told):
+            raise
+        _fail(f"{command}: out of memory; upscale takes smaller pieces with --tile or --memory", 1)
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has gone; flushing at exit would fail again
 

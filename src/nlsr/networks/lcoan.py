@@ -62,7 +62,10 @@ def lcoan(scale: int) -> LCoANConfig:
 
 
 def lcoan_light(scale: int) -> LCoANConfig:
-    """Our own network for CPUs."""
+    """Our own network for CPUs: 0.83 million parameters at x4, one matching and three reusing attentions.
+
+    `recipes/README.md` says how its shape was chosen.
+    """
     return LCoANConfig(
         scale,
         channels=64,
@@ -137,8 +140,8 @@ class Group(nn.Module):
         if config.operator != "none":
             operator = OPERATORS[config.operator](config, index) if self.matches else None
             self.attention = SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
-            # Attention starts as the identity. With random values it lost 0.8 dB to the network without attention in
-            # the first thousand steps, and did not make up for it.
+            # Attention starts as the identity: with random values it was 0.8 dB behind the network without attention
+            # after the first thousand steps.
             for parameter in self.attention.values.parameters():
                 nn.init.zeros_(parameter)
         self.fuse = nn.Conv2d(config.channels, config.channels, 3, padding=1)

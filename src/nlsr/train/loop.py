@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 
 from nlsr.errors import RecipeError
-from nlsr.evaluate import evaluate
+from nlsr.evaluate import PairFolder, evaluate
 from nlsr.networks import Network, Trace
 from nlsr.train.data import Batches, Pairs
 from nlsr.train.recipe import Recipe
@@ -168,6 +168,7 @@ def fit(
     Returns: the path of the weight file.
     """
     module = Training(recipe, pairs, validation)
+    PairFolder(validation, scale=module.network.scale)  # what is wrong with it is said now, not at the first validation
     settings = recipe.training
     trainer = lightning.Trainer(
         default_root_dir=folder,

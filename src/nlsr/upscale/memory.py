@@ -36,7 +36,7 @@ def default_budget() -> int:
 
 def parse_size(text: str) -> int:
     """Bytes of '2GiB', '500 MB', '1048576'. Raises: UsageError for anything else."""
-    number = text.strip().rstrip("aAbBiIkKmMgG ").strip()
+    number = text.strip().rstrip("bBiIkKmMgG ").strip()
     unit = text.strip()[len(number) :].strip().upper()
     try:
         return int(float(number) * UNITS[unit])
