@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 import nlsr
 from nlsr.train.data import Batches, prepare
-from nlsr.train.loop import add_to_curve, average_decay, rate, update_average
+from nlsr.errors import RecipeError
+from nlsr.train.loop import add_to_curve, average_decay, rate, start_from, update_average
 from nlsr.train.recipe import read_recipe
 from nlsr.weights.checkpoint import read_tensors
 
@@ -179,3 +180,20 @@ def test_a_curve_is_written_again_from_where_a_run_goes_on(tmp_path):
         add_to_curve(curve, step, f"{step},x")
     assert curve.read_text().split() == ["step,hours,loss,psnr", "2,x", "4,x"]
     assert os.listdir(tmp_path) == ["curve.csv"]
+
+
+def test_training_starts_from_the_weights_that_fit(recipe_file):
+    other = read_recipe(recipe_file, ["network.scale=4", "seed=8"]).build_network()
+    network = read_recipe(recipe_file).build_network()
+    fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    nlsr.save_network(recipe_file.with_name("other.safetensors"), other)
+    start_from(network, str(recipe_file.with_name("other.safetensors")))
+    for name, tensor in network.state_dict().items():
+        expected = fresh if name.startswith("upsample") else other.state_dict()
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_weights_of_another_network_are_no_start(recipe_file):
+    network = read_recipe(recipe_file).build_network()
+    with pytest.raises(RecipeError, match=r"start: lcoan-light-x4 fits in \d+ of \d+ tensors"):
+        start_from(network, "lcoan-light-x4")

@@ -21,7 +21,7 @@ from nlsr.evaluate import PairFolder, evaluate
 from nlsr.networks import Network, Trace
 from nlsr.train.data import Batches, Pairs
 from nlsr.train.recipe import Recipe
-from nlsr.weights import save_network
+from nlsr.weights import load, save_network
 
 CHECKPOINT = "last.ckpt"
 
@@ -46,6 +46,8 @@ class Training(lightning.LightningModule):
         super().__init__()
         self.recipe, self.pairs, self.validation = recipe, pairs, validation
         self.network: Network = recipe.build_network().to(memory_format=torch.channels_last)
+        if recipe.start is not None:
+            start_from(self.network, recipe.start)
         self.average: Network = deepcopy(self.network).requires_grad_(False).eval()
         self.seconds = 0.0
         self.loss = torch.tensor(math.nan)
@@ -107,6 +109,20 @@ class Training(lightning.LightningModule):
         with torch.inference_mode():
             result = evaluate(upscale_with(self.average), self.validation, scale=self.network.scale)
         return result.mean.psnr
+
+
+@torch.no_grad()
+def start_from(network: Network, model: str) -> None:
+    """Copy every weight of another model that fits by name and shape: all but the upsampler, between scales.
+
+    Raises: CheckpointError if there is no such model; RecipeError if not half of the network's weights fit.
+    """
+    given, own = load(model).state_dict(), network.state_dict()
+    fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
+    if sum(own[name].numel() for name in fitting) < sum(tensor.numel() for tensor in own.values()) / 2:
+        raise RecipeError(f"start: {model} fits in {len(fitting)} of {len(own)} tensors; name weights of this network")
+    for name in fitting:
+        own[name].copy_(given[name])
 
 
 def rate(step: int, recipe: Recipe) -> float:

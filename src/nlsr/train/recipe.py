@@ -65,6 +65,8 @@ class TrainingSection(Section):
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = 0
+    start: str | None = None
+    """Weights to start from, by name or file: of another scale, say. What differs in shape starts afresh."""
     network: NetworkSection
     data: DataSection
     training: TrainingSection
