@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import nlsr
-from nlsr.train.data import Batches, prepare
 from nlsr.errors import RecipeError
+from nlsr.train.data import Batches, prepare
 from nlsr.train.loop import add_to_curve, average_decay, rate, start_from, update_average
 from nlsr.train.recipe import read_recipe
 from nlsr.weights.checkpoint import read_tensors

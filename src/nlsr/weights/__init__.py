@@ -7,7 +7,7 @@ from typing import Any
 from nlsr.errors import CheckpointError
 from nlsr.networks import Network
 from nlsr.weights.checkpoint import build, read_tensors, save_network
-from nlsr.weights.published import build_published
+from nlsr.weights.detect import build_published
 
 __all__ = ["load", "packaged", "save_network"]
 
