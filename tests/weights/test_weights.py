@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import nlsr
 from nlsr.errors import CheckpointError
-from nlsr.networks import LCoAN, LCoANConfig
+from nlsr.networks import NLAN, LCoAN, LCoANConfig, NLANConfig
 from nlsr.weights import packaged
 from nlsr.weights.checkpoint import read_tensors
 
@@ -112,20 +112,68 @@ def replace(name, tensor):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop("body.1.m_conv.0.bias"), r"missing 'groups.1.fuse.bias' \(32,\)"),
-        (replace("extra.weight", torch.zeros(2)), "unexpected tensors: 'extra.weight'"),
-        (replace("fuse.weight", torch.zeros(2)), "unexpected tensors: 'fuse.weight'"),
-        (replace("m_conv.0.bias", torch.zeros(5)), r"'fuse.bias' is \(5,\), the network needs \(32,\)"),
+        (drop("body.1.m_conv.0.bias"), r"closest to lcoan, but does not fit: missing 'body.1.m_conv.0.bias' \(32,\)$"),
+        (drop("head.0.weight"), r"does not fit: missing 'head.0.weight' \(32, 3, 3, 3\)$"),
+        (drop("body.0.local_body.0.body.0.weight"), r"missing 'body.0.local_body.0.body.0.weight' \(32, 32, 3, 3\)$"),
+        (drop("body.0.attention.0.conv_match.0.bias"), r"missing 'body.0.attention.0.conv_match.0.bias' \(32,\)$"),
+        (drop("tail.1.weight"), r"missing 'tail.1.weight' \(3, 32, 3, 3\)$"),
+        (drop("tail.0.0.weight"), r"missing 'tail.0.0.weight' \(128, 32, 3, 3\)$"),
+        (replace("extra.weight", torch.zeros(2)), r"does not fit: unexpected 'extra.weight' \(2,\)$"),
+        (replace("fuse.weight", torch.zeros(2)), r"does not fit: unexpected 'fuse.weight' \(2,\)$"),
+        (replace("m_conv.0.bias", torch.zeros(5)), r"does not fit: 'm_conv.0.bias' is \(5,\), expected \(32,\)$"),
+        (
+            replace("head.0.weight", torch.zeros(31, 3, 3, 3)),
+            r"'head.0.weight' is \(31, 3, 3, 3\), expected \(32, 3, 3, 3\)$",
+        ),
         (replace("sub_mean.bias", torch.zeros(3)), "expected 'sub_mean.bias'"),
         (replace("body.0.attention.0.kmeans.initted", torch.tensor(False)), "never started"),
-        (drop("body.0.attention.0.kmeans.means"), "'body.0.attention.0.kmeans.means'"),
-        (drop("head.0.weight"), "looks like lcoan, but a tensor that says its sizes is not right: 'head.0.weight'"),
-        (drop("body.0.local_body.0.body.0.weight"), "not a weight file of a known network"),
+        (
+            lambda state: [state.pop(name) for name in list(state) if "tail" in name],
+            "closest to lcoan, but has no tensor",
+        ),
     ],
 )
 def test_a_published_file_that_does_not_fit_is_refused_by_name(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message):
         nlsr.load(published(tmp_path, change))
+
+
+def test_a_foreign_file_is_refused_with_the_closest_network(tmp_path):
+    state = {f"layers.{i}.weight": torch.zeros(2) for i in range(9)} | {"conv_first.weight": torch.zeros(40, 3, 3, 3)}
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"expected a weight file of .*lcoan.*; only 10% .* the closest, pan"):
+        nlsr.load(tmp_path / "other.pth")
+
+
+def test_an_edsr_is_told_from_the_networks_that_descend_from_it(tmp_path):
+    state = {f"body.{i}.body.{j}.{end}": torch.zeros(8) for i in range(4) for j in (0, 2) for end in ("weight", "bias")}
+    torch.save(state, tmp_path / "edsr.pt")
+    with pytest.raises(CheckpointError, match=r"closest to \w+, but has no tensor"):
+        nlsr.load(tmp_path / "edsr.pt")
+
+
+def test_a_file_of_nlan_is_understood(tmp_path):
+    """No file is published; the names are those that its repository's modules would give."""
+    torch.manual_seed(0)
+    network = NLAN(NLANConfig(3, channels=8, num_groups=2, num_blocks=2, reduction=4))
+    names = {"first": "body.0", "second": "body.2", "query": "conv_match1", "key": "conv_match2"}
+    state = {}
+    for name, tensor in network.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "groups":
+            inner = {"blocks": parts[3:4], "attention": ["2"], "fuse": ["3"]}[parts[2]]
+            rest = {"blocks": [names.get(parts[4], "")] if len(parts) > 4 else [], "fuse": []}.get(parts[2])
+            if rest is None:
+                rest = [names[parts[4]] if parts[3] == "operator" else "conv_assembly", parts[-2]]
+            state[".".join(["body", parts[1], "body", *inner, *rest, parts[-1]])] = tensor
+        else:
+            ends = {"head": "head.0", "fuse": "body.2", "upsample": {"0": "tail.0.0", "2": "tail.1"}.get(parts[1])}
+            state[f"{ends[parts[0]]}.{parts[-1]}"] = tensor
+    torch.save(state, tmp_path / "nlan.pt")
+    loaded = nlsr.load(tmp_path / "nlan.pt")
+    assert loaded.config == network.config
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(image()), network.eval()(image()))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +202,7 @@ def rewritten(tmp_path, *, tensors=None, **metadata):
         (dict(config='{"scale": 3, "colour": 1}'), "the config inside does not fit lcoan"),
         (dict(config="{}"), "the config inside does not fit lcoan"),
         (dict(tensors=drop("fuse.bias")), r"missing 'fuse.bias' \(8,\)"),
-        (dict(tensors=replace("fuse.bias", torch.zeros(9))), r"'fuse.bias' is \(9,\), the network needs \(8,\)"),
+        (dict(tensors=replace("fuse.bias", torch.zeros(9))), r"'fuse.bias' is \(9,\), expected \(8,\)"),
         (dict(tensors=replace("more", torch.zeros(1))), r"unexpected 'more' \(1,\)"),
     ],
 )
@@ -174,5 +222,5 @@ def test_pan_at_x2_and_x3_have_equal_tensors_so_that_the_scale_must_be_said(tmp_
     state = {name.removeprefix("weights."): w for name, w in oracle.items() if name.startswith("weights.")}
     torch.save(state, tmp_path / "pan.pth")
     assert nlsr.load(tmp_path / "pan.pth", scale=3).scale == 3
-    with pytest.raises(CheckpointError, match="say scale=2 or scale=3"):
+    with pytest.raises(CheckpointError, match="say which: scale=2 or scale=3"):
         nlsr.load(tmp_path / "pan.pth")

@@ -63,7 +63,7 @@ class Operator(nn.Module, ABC):
 class SharedAttention(nn.Module):
     """One residual block: matches, if it owns an operator, or reuses the affinity it is given, then aggregates.
 
-    `features + residual_scale * aggregate(values(features))`. The first block of a network owns the operator; the
+    `input_scale * features + residual_scale * aggregate(values(features))`. The first block of a network owns the operator; the
     blocks that share its affinity own none and pay only for the aggregation.
 
     Source: LCoAN (arXiv 2404.04922), Collaborative Attention.
@@ -76,6 +76,7 @@ class SharedAttention(nn.Module):
         *,
         values: nn.Module | None = None,
         residual_scale: float = 1.0,
+        input_scale: float = 1.0,
     ) -> None:
         """
         Args:
@@ -83,11 +84,12 @@ class SharedAttention(nn.Module):
             operator: matches the features; None for a block that only reuses.
             values: makes the values from the features; a 1x1 convolution by default.
             residual_scale: factor of what the attention adds.
+            input_scale: factor of the features it is added to; NLAN's is below one, CSNLN's zero.
         """
         super().__init__()
         self.operator = operator
         self.values = nn.Conv2d(channels, channels, 1) if values is None else values
-        self.residual_scale = residual_scale
+        self.residual_scale, self.input_scale = residual_scale, input_scale
 
     def forward(
         self,
@@ -112,7 +114,8 @@ class SharedAttention(nn.Module):
                 "an affinity can be reused on feature maps of its own size only"
             )
         drawn = affinity.aggregate(to_tokens(self.values(features)))
-        return features + self.residual_scale * to_map(drawn, height, width), affinity
+        kept = features if self.input_scale == 1 else self.input_scale * features
+        return kept + self.residual_scale * to_map(drawn, height, width), affinity
 
 
 def to_tokens(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:

@@ -7,13 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, matching_dtype, to_map, to_tokens
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, SharedAttention, matching_dtype, to_map, to_tokens
+from nlsr.attention.streamed import BLOCK_BYTES, Block, in_blocks
 from nlsr.errors import ShapeError
-
-BLOCK_BYTES = 16 * 2**20
-"""Memory of one block of scores; larger blocks were not faster."""
 
 
 class DenseAffinity(Affinity):
@@ -25,17 +22,16 @@ class DenseAffinity(Affinity):
         self.num_queries, self.num_keys = query.shape[1], key.shape[1]
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
-        batch = values.shape[0]
-        block = max(1, BLOCK_BYTES // (self.query.element_size() * batch * self.num_keys))
-        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (self.query, self.key, values))
-        parts = []
-        for query in self.query.split(block, dim=1):
-            if needs_grad:
-                part = checkpoint(_attend, query, self.key, values, use_reentrant=False, preserve_rng_state=False)
-            else:
-                part = _attend(query, self.key, values)
-            parts.append(part)
-        return torch.cat(parts, dim=1)
+        batch, _, channels = values.shape
+        bytes_per_query = self.query.element_size() * self.num_keys
+        together = max(1, BLOCK_BYTES // (bytes_per_query * self.num_queries))
+        length = max(1, BLOCK_BYTES // bytes_per_query)
+        blocks = [
+            (slice(first, first + together), slice(start, start + length))
+            for first in range(0, batch, together)
+            for start in range(0, self.num_queries, length)
+        ]
+        return in_blocks(_attend, blocks, (batch, self.num_queries, channels), self.query, self.key, values)
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
         return _weights(self.query[:, queries.to(self.query.device)], self.key)
@@ -84,6 +80,18 @@ class NonLocalAttention(nn.Module):
         return to_map(drawn, *features.shape[2:]) + self.residual_scale * features
 
 
+def nonlocal_attention(
+    channels: int, *, reduction: int = 2, residual_scale: float = 1.0, input_scale: float = 1.0
+) -> SharedAttention:
+    """Full non-local attention as one block; values are embedded by a 1x1 convolution and PReLU.
+
+    As published by NLAN, a scale multiplies the **input**: `input_scale * features + softmax(Q K^T) V`.
+    """
+    values = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.PReLU())
+    operator = NonLocal(channels, reduction=reduction)
+    return SharedAttention(channels, operator, values=values, residual_scale=residual_scale, input_scale=input_scale)
+
+
 def embedding_width(channels: int, reduction: int) -> int:
     """channels / reduction. Raises: ShapeError if it does not divide."""
     if reduction < 1 or channels % reduction:
@@ -91,8 +99,8 @@ def embedding_width(channels: int, reduction: int) -> int:
     return channels // reduction
 
 
-def _attend(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
-    return (_weights(query, key).to(values.dtype)) @ values
+def _attend(block: Block, query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+    return _weights(query[:, block[1]], key).to(values.dtype) @ values
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli import evaluate, train, upscale
+from nlsr.cli import evaluate, train, upscale, weights
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 CommandError = typer.BadParameter.__mro__[2]
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.add_typer(weights.app, name="weights")
 
 
 def _version(asked: bool) -> None:

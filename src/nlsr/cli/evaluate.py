@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nlsr.cli.settings import ModelSettings, model_settings
 from nlsr.errors import NlsrError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ def evaluate(
         int | None, typer.Option("-s", "--scale", min=2, help="Needed for bicubic. [default: the model's]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    settings: ModelSettings = None,
+    redraw: Annotated[
+        int | None,
+        typer.Option(metavar="SEED", help="Draw new hash directions for every image, as the published networks do."),
+    ] = None,
     tile: Annotated[
         int | None, typer.Option(min=16, help="Cut into tiles of this side. [default: whole images]")
     ] = None,
@@ -40,7 +46,7 @@ def evaluate(
 
     if threads:
         torch.set_num_threads(threads)
-    upscalers = [(name, *_upscaler(name, scale, tile)) for name in model]
+    upscalers = [(name, *_upscaler(name, scale, tile, model_settings(settings), redraw)) for name in model]
     results, failed = [], False
     for name, upscale, model_scale in upscalers:
         for folder in data:
@@ -63,15 +69,23 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _upscaler(name: str, scale: int | None, tile: int | None) -> "tuple[Callable[[Tensor], Tensor], int]":
+def _upscaler(
+    name: str, scale: int | None, tile: int | None, settings: dict[str, Any], redraw: int | None
+) -> "tuple[Callable[[Tensor], Tensor], int]":
+    import torch
+
     from nlsr.evaluate import bicubic
     from nlsr.upscale import Upscaler
+    from nlsr.weights import load
 
     if name == "bicubic":
         if scale is None:
             raise UsageError("--model bicubic: needs --scale")
         return bicubic(scale), scale
-    upscaler = Upscaler(name, tile=tile or "none")
+    network = load(name, **settings)
+    if redraw is not None:
+        network.draws = torch.Generator().manual_seed(redraw)
+    upscaler = Upscaler(network, tile=tile or "none")
     if scale not in (None, upscaler.scale):
         raise UsageError(f"--scale {scale}: {name} upscales by {upscaler.scale}")
     return upscaler, upscaler.scale

@@ -7,6 +7,7 @@ from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
 from nlsr.networks.enlcn import ENLCN, ENLCNConfig, enlcn
 from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
 from nlsr.networks.network import Network, Trace
+from nlsr.networks.nlan import NLAN, NLANConfig, nlan
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
 
@@ -14,6 +15,7 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "dlsn": (DLSNConfig, DLSN),
     "enlcn": (ENLCNConfig, ENLCN),
     "lcoan": (LCoANConfig, LCoAN),
+    "nlan": (NLANConfig, NLAN),
     "nlsn": (NLSNConfig, NLSN),
     "pan": (PANConfig, PAN),
 }
@@ -25,6 +27,7 @@ PRESETS: dict[str, Callable[[int], Any]] = {
     "glan": dlsn,
     "lcoan": lcoan,
     "lcoan-light": lcoan_light,
+    "nlan": nlan,
     "nlsn": nlsn,
     "pan": pan,
 }
@@ -40,6 +43,7 @@ __all__ = [
     "DLSN",
     "ENLCN",
     "NETWORKS",
+    "NLAN",
     "NLSN",
     "PAN",
     "PRESETS",
@@ -47,6 +51,7 @@ __all__ = [
     "ENLCNConfig",
     "LCoAN",
     "LCoANConfig",
+    "NLANConfig",
     "NLSNConfig",
     "Network",
     "PANConfig",
@@ -56,6 +61,7 @@ __all__ = [
     "lcoan",
     "lcoan_light",
     "name_of",
+    "nlan",
     "nlsn",
     "pan",
 ]

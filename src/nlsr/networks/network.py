@@ -35,13 +35,16 @@ class Network(nn.Module, ABC):
         """
         super().__init__()
         self.config = config
+        self.draws: NetworkDraws | None = None
+        """What `forward` draws from. None: equal calls give equal results. A generator: new directions in each call, as
+        the published networks draw them."""
 
     @property
     def scale(self) -> int:
         return self.config.scale
 
     def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
-        return self.trace(low_res).upscaled
+        return self.trace(low_res, draws=self.draws).upscaled
 
     @abstractmethod
     def trace(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlsr.errors import NlsrError, RecipeError
 from nlsr.networks import NETWORKS, PRESETS
+from nlsr.settings import parse_value
 
 
 class Section(BaseModel):
@@ -112,16 +113,12 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals:
         raise RecipeError(f"--set {setting}: expected section.key=value")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word is a string
     *sections, last = key.strip().split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise RecipeError(f"--set {setting}: '{section}' is not a section")
-    content[last] = parsed
+    content[last] = parse_value(value)
 
 
 def _explain(problem: Any) -> str:

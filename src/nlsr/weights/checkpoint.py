@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _read_pickle(path), {}
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says of itself, without reading its tensors; nothing for other files."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def is_ours(metadata: dict[str, str]) -> bool:
+    """Whether a file with this metadata was written by `save_network`, of this version or another."""
+    return metadata.get("format", "").startswith("nlsr")
+
+
 def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Network:
     """The network of one of our files, in eval mode.
 
@@ -113,18 +128,29 @@ def fill(path: str | Path, network: Network, tensors: dict[str, Tensor]) -> Netw
 
     Raises: CheckpointError that lists missing, unexpected and misshapen tensors.
     """
-    own = network.state_dict()
-    problems = [f"missing '{name}' {_shape(own[name])}" for name in own if name not in tensors]
-    problems += [f"unexpected '{name}' {_shape(tensors[name])}" for name in tensors if name not in own]
-    problems += [
-        f"'{name}' is {_shape(tensors[name])}, the network needs {_shape(own[name])}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
+    problems = mismatches(network, tensors)
     if problems:
         raise CheckpointError(f"{path}: does not fit {name_of(network)}: {shorten(problems)}")
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def mismatches(
+    network: Network, tensors: dict[str, Tensor], *, called: Callable[[str], str] = lambda name: name
+) -> list[str]:
+    """What is missing, unexpected or misshapen in a state dict for a network.
+
+    Args:
+        called: how a tensor of the network is called in the message.
+    """
+    own = network.state_dict()
+    problems = [f"missing '{called(name)}' {_shape(own[name])}" for name in own if name not in tensors]
+    problems += [f"unexpected '{name}' {_shape(tensors[name])}" for name in tensors if name not in own]
+    return problems + [
+        f"'{called(name)}' is {_shape(tensors[name])}, expected {_shape(own[name])}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
 
 
 def shorten(problems: list[str], limit: int = 6) -> str:

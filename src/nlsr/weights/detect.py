@@ -1,77 +1,148 @@
 """From a published weight file to the network it holds: which one, of which sizes, with every tensor in its place."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nlsr.errors import CheckpointError
+from nlsr.errors import CheckpointError, NlsrError
 from nlsr.networks import NETWORKS, Network
 from nlsr.networks.parts import DIV2K_MEAN
-from nlsr.weights.checkpoint import fill, shorten
-from nlsr.weights.published import PUBLISHED, Rules, Tensors, has
+from nlsr.weights.checkpoint import mismatches, shorten
+from nlsr.weights.published import PUBLISHED, Rules, Tensors
 
 
-def build_published(path: str | Path, tensors: Tensors, overrides: dict[str, Any]) -> Network:
+@dataclass(frozen=True)
+class Detected:
+    """What names and shapes say of a published file."""
+
+    network: str
+    """Its name in `NETWORKS`."""
+    sizes: dict[str, Any]
+    """Fields of the config that the tensors determine."""
+    unsaid: dict[str, Any]
+    """The other fields, with their published values; None for the scale of PAN, whose x2 and x3 have equal tensors."""
+
+
+def detect(path: str | Path, tensors: Tensors) -> Detected:
+    """The known network that a file holds.
+
+    Raises: CheckpointError if most of its names are of no known network, or if what would say its sizes is not there.
+    """
+    shares = {network: _known_share(network, tensors) for network in PUBLISHED}
+    network = max(shares, key=shares.__getitem__)
+    if shares[network] <= 0.5:
+        some = ", ".join(list(tensors)[:3])
+        raise CheckpointError(
+            f"{path}: expected a weight file of {', '.join(PUBLISHED)}; only {shares[network]:.0%} of its names are "
+            f"those of the closest, {network}; it begins with {some}"
+        )
+    try:
+        sizes = PUBLISHED[network].sizes(tensors)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: closest to {network}, but has no tensor {error}") from error
+    except (ValueError, ZeroDivisionError, IndexError) as error:
+        raise CheckpointError(f"{path}: closest to {network}, but its shapes contradict each other") from error
+    fields = NETWORKS[network][0].__dataclass_fields__
+    unsaid = {name: None if name == "scale" else field.default for name, field in fields.items() if name not in sizes}
+    return Detected(network, sizes, unsaid)
+
+
+def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]) -> Network:
     """The network of a published file, in eval mode.
 
-    Sizes come from names and shapes. What they do not determine (window size, residual scale, PAN's scale 2 or 3)
-    takes the published value unless overridden.
-
-    Raises: CheckpointError if the file is of no known network, or not complete; every mismatch is named.
+    Args:
+        settings: values for what the tensors do not determine (window size, residual scale, PAN's scale 2 or 3), in
+            place of the published ones.
+    Raises: CheckpointError if the file is of no known network or does not fit it; every mismatch is named.
     """
-    name = next((name for name, published in PUBLISHED.items() if has(tensors, published.mark)), None)
-    if name is None:
-        known, some = ", ".join(PUBLISHED), ", ".join(list(tensors)[:3])
-        raise CheckpointError(f"{path}: not a weight file of a known network ({known}); its tensors are: {some}, ...")
-    config_type, network_type = NETWORKS[name]
+    detected = detect(path, tensors)
+    _check_settings(path, detected, settings)
+    config_type, network_type = NETWORKS[detected.network]
     try:
-        found = PUBLISHED[name].sizes(tensors)
-    except (KeyError, ValueError, ZeroDivisionError, IndexError) as error:
+        with torch.random.fork_rng(devices=[]):
+            config = config_type(**(detected.sizes | settings))
+            network = network_type(config)
+    except (NlsrError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: looks like {name}, but a tensor that says its sizes is not right: {error}"
+            f"{path}: closest to {detected.network}, but no such network can be built: {error}"
         ) from error
-    _check_overrides(path, name, config_type, found, overrides)
-    config = config_type(**(found | overrides))
-    renamed = _rename(path, name, tensors, PUBLISHED[name].rules(tensors, config))
-    _check_values(path, tensors)
-    with torch.random.fork_rng(devices=[]):
-        network = network_type(config)
+    rules = PUBLISHED[detected.network].rules(tensors, config)
+    renamed, unknown = _renamed(tensors, rules)
     for buffer, value in network.named_buffers():  # counters that published files do not have
         if buffer.endswith(".idle"):
             renamed[buffer] = value
-    return fill(path, network, renamed)
+    problems = [f"unexpected '{name}' {tuple(tensors[name].shape)}" for name in unknown]
+    problems += mismatches(network, renamed, called=lambda name: _published_name(name, rules))
+    if problems:
+        raise CheckpointError(f"{path}: closest to {detected.network}, but does not fit: {shorten(problems)}")
+    _check_values(path, tensors)
+    network.load_state_dict(renamed)
+    return network.eval()
 
 
-def _check_overrides(
-    path: str | Path, network: str, config_type: type[Any], found: dict[str, Any], overrides: dict[str, Any]
-) -> None:
-    known = sorted(config_type.__dataclass_fields__)
-    for name, value in overrides.items():
-        if name not in known:
-            raise CheckpointError(f"{path}: {network} has no setting '{name}'; it has {', '.join(known)}")
-        if name in found and found[name] != value:
-            raise CheckpointError(f"{path}: the tensors say {name} = {found[name]}, asked for was {value}")
-    if "scale" not in found | overrides:
-        raise CheckpointError(f"{path}: a {network} file at x2 or x3, which have equal tensors; say scale=2 or scale=3")
+def _known_share(network: str, tensors: Tensors) -> float:
+    """How many of a file's names a network's rules know."""
+    published, config_type = PUBLISHED[network], NETWORKS[network][0]
+    try:
+        config = config_type(**({"scale": 4} | published.sizes(tensors)))
+    except (LookupError, ValueError, ZeroDivisionError):
+        config = config_type(4)
+    _, unknown = _renamed(tensors, published.rules(tensors, config))
+    return 1 - len(unknown) / max(1, len(tensors))
 
 
-def _rename(path: str | Path, network: str, tensors: Tensors, rules: Rules) -> Tensors:
-    """Names by the first rule that matches the whole name; None drops the tensor."""
+def _renamed(tensors: Tensors, rules: Rules) -> tuple[Tensors, list[str]]:
+    """Tensors under our names, by the first rule that matches the whole name; and the names that no rule knows."""
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
-        for pattern, replacement in rules:
+        for pattern, ours in rules:
             match = re.fullmatch(pattern, name)
             if match:
-                if replacement is not None:
-                    renamed[match.expand(replacement)] = tensor
+                if isinstance(ours, tuple):
+                    parts = tensor.tensor_split(len(ours))
+                    renamed |= {match.expand(each): part for each, part in zip(ours, parts, strict=True)}
+                elif ours is not None:
+                    renamed[match.expand(ours)] = tensor
                 break
         else:
-            unknown.append(f"'{name}'")
-    if unknown:
-        raise CheckpointError(f"{path}: looks like {network}, but has unexpected tensors: {shorten(unknown)}")
-    return renamed
+            unknown.append(name)
+    return renamed, unknown
+
+
+def _published_name(name: str, rules: Rules) -> str:
+    """The published spelling of one of our names: the rules read backwards. For messages."""
+    for pattern, replacement in rules:
+        for ours in replacement if isinstance(replacement, tuple) else (replacement or "",):
+            backwards, template = re.escape(ours), _OPTIONAL.sub("", pattern)
+            for number, group in enumerate(_GROUP.finditer(pattern), 1):
+                reference = rf"\\g<{group[1]}>" if group[1] else rf"\\{number}"
+                backwards = backwards.replace(reference, f"(?P<g{number}>{group[2]})")
+                template = template.replace(group[0], rf"\g<g{number}>", 1)
+            match = re.fullmatch(backwards, name)
+            if match:
+                return match.expand(template.replace(r"\.", "."))
+    return name
+
+
+_GROUP, _OPTIONAL = re.compile(r"\((?:\?P<(\w+)>)?([^()?][^()]*)\)"), re.compile(r"\(\?:[^()]*\)\?")
+
+
+def _check_settings(path: str | Path, detected: Detected, settings: dict[str, Any]) -> None:
+    known = detected.sizes | detected.unsaid
+    for name, value in settings.items():
+        if name not in known:
+            raise CheckpointError(
+                f"{path}: {detected.network} has no setting '{name}'; it has {', '.join(sorted(known))}"
+            )
+        if name in detected.sizes and detected.sizes[name] != value:
+            raise CheckpointError(f"{path}: the tensors say {name} = {detected.sizes[name]}, asked for was {value}")
+    if (detected.sizes | settings).get("scale") is None:
+        raise CheckpointError(
+            f"{path}: a {detected.network} file at x2 or x3, which have equal tensors; say which: scale=2 or scale=3"
+        )
 
 
 def _check_values(path: str | Path, tensors: Tensors) -> None:

@@ -1,19 +1,20 @@
-"""Files of LCoAN, NLSN, DLSN and ENLCN: their repositories descend from EDSR's and share its head and tail."""
+"""Files of LCoAN, NLAN, NLSN, DLSN and ENLCN: their repositories descend from EDSR's and share its head and tail."""
 
 import re
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, count
+from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size, count
 
 
 def _lcoan_sizes(tensors: Tensors) -> dict[str, Any]:
-    channels = tensors["head.0.weight"].shape[0]
-    rounds, num_clusters, width = tensors["body.0.attention.0.kmeans.means"].shape
+    channels = commonest_size(tensors, r"body\.\d+\.local_body\.\d+\.body\.[02]\.weight")
+    means = r"body\.\d+\.attention\.0\.kmeans\.means"
+    rounds, num_clusters, width = (commonest_size(tensors, means, axis) for axis in range(3))
     return {
-        "scale": _edsr_scale(tensors),
+        "scale": _edsr_scale(tensors, channels),
         "channels": channels,
         "num_groups": count(tensors, r"body\.(\d+)\.m_conv\.0\.weight"),
-        "num_blocks": count(tensors, r"body\.0\.local_body\.(\d+)\.body\.0\.weight"),
+        "num_blocks": count(tensors, r"body\.\d+\.local_body\.(\d+)\.body\.[02]\.weight"),
         "reduction": max(1, channels // width),
         "num_clusters": num_clusters,
         "rounds": rounds,
@@ -39,7 +40,7 @@ def _lcoan_rules(tensors: Tensors, config: Any) -> Rules:
 
 
 def _nlsn_sizes(tensors: Tensors) -> dict[str, Any]:
-    return _interleaved_sizes(tensors, "body.0.conv_match.0.weight")
+    return _interleaved_sizes(tensors, r"body\.\d+\.conv_match\.0\.weight")
 
 
 def _nlsn_rules(tensors: Tensors, config: Any) -> Rules:
@@ -48,8 +49,8 @@ def _nlsn_rules(tensors: Tensors, config: Any) -> Rules:
 
 
 def _enlcn_sizes(tensors: Tensors) -> dict[str, Any]:
-    num_features = tensors["body.0.attn_fn.projection_matrix"].shape[0]
-    return _interleaved_sizes(tensors, "body.0.conv_match1.0.weight") | {"num_features": num_features}
+    num_features = commonest_size(tensors, r"body\.\d+\.attn_fn\.projection_matrix")
+    return _interleaved_sizes(tensors, r"body\.\d+\.conv_match1\.0\.weight") | {"num_features": num_features}
 
 
 def _enlcn_rules(tensors: Tensors, config: Any) -> Rules:
@@ -63,12 +64,13 @@ def _enlcn_rules(tensors: Tensors, config: Any) -> Rules:
 
 def _interleaved_sizes(tensors: Tensors, embedding: str) -> dict[str, Any]:
     """Of NLSN and ENLCN, whose blocks and attentions stand in one row."""
-    channels = tensors["head.0.weight"].shape[0]
+    channels = commonest_size(tensors, r"body\.\d+\.body\.[02]\.weight")
+    blocks = {m[1] for name in tensors if (m := re.fullmatch(r"body\.(\d+)\.body\.[02]\.weight", name))}
     return {
-        "scale": _edsr_scale(tensors),
+        "scale": _edsr_scale(tensors, channels),
         "channels": channels,
-        "num_blocks": sum(bool(re.fullmatch(r"body\.\d+\.body\.0\.weight", name)) for name in tensors),
-        "reduction": channels // tensors[embedding].shape[0],
+        "num_blocks": len(blocks),
+        "reduction": channels // commonest_size(tensors, embedding),
     }
 
 
@@ -84,53 +86,80 @@ def _interleaved_rules(tensors: Tensors, config: Any) -> Rules:
 
 
 def _dlsn_sizes(tensors: Tensors) -> dict[str, Any]:
-    channels = tensors["head.0.weight"].shape[0]
-    num_blocks = count(tensors, r"body\.0\.body\.(\d+)\.body\.0\.weight")
+    sizes = _grouped_sizes(tensors, r"body\.\d+\.body\.\d+\.conv_match\.0\.weight")
+    return sizes | {"chunk_size": commonest_size(tensors, r"body\.\d+\.body\.\d+\.fc\.2\.weight")}
+
+
+def _nlan_sizes(tensors: Tensors) -> dict[str, Any]:
+    return _grouped_sizes(tensors, r"body\.\d+\.body\.\d+\.conv_match1\.0\.weight")
+
+
+def _grouped_sizes(tensors: Tensors, embedding: str) -> dict[str, Any]:
+    """Of DLSN and NLAN, whose groups end in an attention."""
+    block = r"body\.\d+\.body\.(\d+)\.body\.[02]\.weight"
+    channels = commonest_size(tensors, block)
     return {
-        "scale": _edsr_scale(tensors),
+        "scale": _edsr_scale(tensors, channels),
         "channels": channels,
-        "num_groups": count(tensors, r"body\.(\d+)\.body\.0\.body\.0\.weight"),
-        "num_blocks": num_blocks,
-        "reduction": channels // tensors[f"body.0.body.{num_blocks}.conv_match.0.weight"].shape[0],
-        "chunk_size": tensors[f"body.0.body.{num_blocks}.fc.0.weight"].shape[0],
+        "num_groups": count(tensors, r"body\.(\d+)\.body\.\d+\.body\.[02]\.weight"),
+        "num_blocks": count(tensors, block),
+        "reduction": channels // commonest_size(tensors, embedding),
     }
 
 
 def _dlsn_rules(tensors: Tensors, config: Any) -> Rules:
-    blocks, end = config.num_blocks, r"\.(weight|bias)"
-    attention = rf"body\.(\d+)\.body\.{blocks}\."
+    attention, end = rf"body\.(\d+)\.body\.{config.num_blocks}\.", r"\.(weight|bias)"
     return [
-        *_edsr_ends(config),
-        (rf"body\.{config.num_groups}" + end, r"fuse.\1"),
-        (rf"body\.(\d+)\.body\.{blocks + 1}" + end, r"groups.\1.fuse.\2"),
+        *_grouped_rules(config),
         (attention + r"conv_match\.0" + end, r"groups.\1.attention.operator.embed.0.\2"),
         (attention + r"conv_assembly_fc\.0" + end, r"groups.\1.attention.operator.embed_score.0.\2"),
         (attention + r"conv_assembly\.0" + end, r"groups.\1.attention.values.0.\2"),
         (attention + r"fc\.([02])" + end, r"groups.\1.attention.operator.score.\2.\3"),
+    ]
+
+
+def _nlan_rules(tensors: Tensors, config: Any) -> Rules:
+    attention, end = rf"body\.(\d+)\.body\.{config.num_blocks}\.", r"\.([01])\.(weight|bias)"
+    return [
+        *_grouped_rules(config),
+        (attention + "conv_match1" + end, r"groups.\1.attention.operator.query.\2.\3"),
+        (attention + "conv_match2" + end, r"groups.\1.attention.operator.key.\2.\3"),
+        (attention + "conv_assembly" + end, r"groups.\1.attention.values.\2.\3"),
+    ]
+
+
+def _grouped_rules(config: Any) -> Rules:
+    end = r"\.(weight|bias)"
+    return [
+        *_edsr_ends(config),
+        (rf"body\.{config.num_groups}" + end, r"fuse.\1"),
+        (rf"body\.(\d+)\.body\.{config.num_blocks + 1}" + end, r"groups.\1.fuse.\2"),
         (r"body\.(\d+)\.body\.(\d+)\.body\.0" + end, r"groups.\1.blocks.\2.first.\3"),
         (r"body\.(\d+)\.body\.(\d+)\.body\.2" + end, r"groups.\1.blocks.\2.second.\3"),
     ]
 
 
-def _edsr_scale(tensors: Tensors) -> int:
+def _edsr_scale(tensors: Tensors, channels: int) -> int:
     """Of the tail that the descendants of EDSR share."""
-    factor = {4: 2, 9: 3}[tensors["tail.0.0.weight"].shape[0] // tensors["head.0.weight"].shape[0]]
-    return 4 if "tail.0.2.weight" in tensors else factor
+    if "tail.0.2.weight" in tensors:
+        return 4
+    return {4: 2, 9: 3}[commonest_size(tensors, r"tail\.0\.0\.(weight|bias)") // channels]
 
 
 def _edsr_ends(config: Any) -> Rules:
     """Head, tail, and what is never used: fixed colour shifts and a scalar."""
     return [
         (r"head\.0\.(weight|bias)", r"head.\1"),
-        (r"tail\.0\.([02])\.(weight|bias)", r"upsample.\1.\2"),
         (r"tail\.1\.(weight|bias)", rf"upsample.{4 if config.scale == 4 else 2}.\1"),
+        (r"tail\.0\.([02])\.(weight|bias)", r"upsample.\1.\2"),
         (r"a|(sub|add)_mean\.(weight|bias)", None),
     ]
 
 
 PUBLISHED = {
-    "dlsn": Published(r"body\.0\.body\.\d+\.fc\.0\.weight", _dlsn_sizes, _dlsn_rules),
-    "enlcn": Published(r"body\.0\.conv_match1\.0\.weight", _enlcn_sizes, _enlcn_rules),
-    "lcoan": Published(r"body\.0\.local_body\.0\.body\.0\.weight", _lcoan_sizes, _lcoan_rules),
-    "nlsn": Published(r"body\.0\.conv_match\.0\.weight", _nlsn_sizes, _nlsn_rules),
+    "dlsn": Published(_dlsn_sizes, _dlsn_rules),
+    "enlcn": Published(_enlcn_sizes, _enlcn_rules),
+    "lcoan": Published(_lcoan_sizes, _lcoan_rules),
+    "nlan": Published(_nlan_sizes, _nlan_rules),
+    "nlsn": Published(_nlsn_sizes, _nlsn_rules),
 }

@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, count
+from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size, count
 
 
 def _pan_sizes(tensors: Tensors) -> dict[str, Any]:
     sizes: dict[str, Any] = {
-        "channels": tensors["conv_first.weight"].shape[0],
-        "upsampler_channels": tensors["upconv1.weight"].shape[0],
-        "num_blocks": count(tensors, r"SCPA_trunk\.(\d+)\.conv3\.weight"),
+        "channels": commonest_size(tensors, r"conv_first\.weight|trunk_conv\.weight|SCPA_trunk\.\d+\.conv3\.weight"),
+        "upsampler_channels": commonest_size(tensors, r"(upconv|HRconv)\d\.weight"),
+        "num_blocks": count(tensors, r"SCPA_trunk\.(\d+)\..*"),
     }
-    return sizes | ({"scale": 4} if "upconv2.weight" in tensors else {})  # x2 and x3 have equal tensors
+    twice = any(name.startswith("upconv2.") for name in tensors)  # x2 and x3 have equal tensors
+    return sizes | ({"scale": 4} if twice else {})
 
 
 def _pan_rules(tensors: Tensors, config: Any) -> Rules:
@@ -37,4 +38,4 @@ def _pan_rules(tensors: Tensors, config: Any) -> Rules:
     return rules
 
 
-PUBLISHED = {"pan": Published(r"SCPA_trunk\.0\.conv3\.weight", _pan_sizes, _pan_rules)}
+PUBLISHED = {"pan": Published(_pan_sizes, _pan_rules)}

@@ -1,6 +1,7 @@
 """What a reader of published files is made of. Published parameter spellings live in this folder and nowhere else."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,25 +9,30 @@ from typing import Any
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-Rules = list[tuple[str, str | None]]
-"""Patterns of whole published names, and ours; None drops the tensor. The first that matches counts."""
+Rules = list[tuple[str, str | tuple[str, ...] | None]]
+"""Patterns of whole published names, and ours; the first that matches counts. Several names of ours share a tensor's
+rows evenly; None drops it."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """How to recognise and read the files of one network."""
+    """How to read the files of one network."""
 
-    mark: str
-    """A pattern for the name of a tensor that files of this network have, and no others."""
     sizes: Callable[[Tensors], dict[str, Any]]
-    """What names and shapes say of the config; KeyError, ValueError or ZeroDivisionError where they are not whole."""
+    """What names and shapes say of the config; KeyError names what is not there."""
     rules: Callable[[Tensors, Any], Rules]
     """Published names to ours, given tensors and config."""
 
 
-def has(tensors: Tensors, pattern: str) -> bool:
-    """Whether a tensor has such a name."""
-    return any(re.fullmatch(pattern, name) for name in tensors)
+def commonest_size(tensors: Tensors, pattern: str, axis: int = 0) -> int:
+    """The size that most tensors of such a name have along an axis: one wrong tensor does not mislead.
+
+    Raises: KeyError with the pattern where there is none.
+    """
+    sizes = Counter(t.shape[axis] for name, t in tensors.items() if re.fullmatch(pattern, name) and t.ndim > axis)
+    if not sizes:
+        raise KeyError(pattern.replace("\\", ""))
+    return sizes.most_common(1)[0][0]
 
 
 def count(tensors: Tensors, pattern: str) -> int:

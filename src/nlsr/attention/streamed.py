@@ -1,0 +1,52 @@
+"""Results of matrices too large to exist: computed in blocks, and in backward each block again."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 16 * 2**20
+"""Memory of one block of scores; larger blocks leave the caches of a processor and were not faster."""
+
+Block = tuple[slice, ...]
+"""Images of the batch first, then positions of the result."""
+
+
+def in_blocks(
+    attend: Callable[..., Tensor], blocks: Sequence[Block], result: tuple[int, ...], *tensors: Tensor
+) -> Tensor:
+    """A tensor of the shape `result` whose blocks are `attend(block, *tensors)`, in the dtype of the last tensor.
+
+    `attend` gets the tensors of the block's images alone, and autocast is off. Holds one block beside result and
+    gradients, forward and backward; gradients reach the tensors, once.
+    """
+    return _InBlocks.apply(attend, blocks, result, *tensors)
+
+
+class _InBlocks(torch.autograd.Function):
+    """Writes every block to its place at once: results kept between blocks would scatter the heap."""
+
+    @staticmethod
+    def forward(ctx: Any, attend: Any, blocks: Any, result: Any, *tensors: Tensor) -> Tensor:
+        ctx.attend, ctx.blocks = attend, blocks
+        ctx.save_for_backward(*tensors)
+        whole = tensors[-1].new_empty(result)
+        with torch.autocast(whole.device.type, enabled=False):
+            for block in blocks:
+                whole[block] = attend(block, *(tensor[block[0]] for tensor in tensors))
+        return whole
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        needed = ctx.needs_input_grad[3:]
+        totals = [torch.zeros_like(t) if need else None for t, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+            for block in ctx.blocks:
+                parts = [tensor[block[0]].detach() for tensor in ctx.saved_tensors]
+                wanted = [part.requires_grad_() for part, need in zip(parts, needed, strict=True) if need]
+                found = torch.autograd.grad(ctx.attend(block, *parts), wanted, grad[block])
+                for total, gradient in zip((t for t in totals if t is not None), found, strict=True):
+                    total[block[0]] += gradient
+        return None, None, None, *totals

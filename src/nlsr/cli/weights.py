@@ -1,0 +1,128 @@
+"""nlsr weights: what weight files hold, and ours from published ones."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nlsr.cli.settings import ModelSettings, model_settings
+from nlsr.errors import NlsrError, UsageError
+
+app = typer.Typer(help="List, recognise, describe and convert weight files.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_files(as_json: AsJson = False) -> None:
+    """Weights inside the package, and published ones with where to find them."""
+    from nlsr.weights.catalogue import known_files
+
+    rows = [dataclasses.asdict(known) for known in known_files()]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        digest = row["sha256"] if row["sha256"] == "unknown" else f"{row['sha256'][:12]}..."
+        name, network, licence = f"{row['name']:18}", f"{row['network']:8}", f"{row['licence']:22}"
+        print(f"{name} {network} x{row['scale']}  {licence} sha256 {digest:15} {row['source']}")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="Name of packaged weights, or a weight file.")],
+    settings: ModelSettings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Everything that is known of one weight file."""
+    from nlsr.networks import name_of
+    from nlsr.weights import find, load
+    from nlsr.weights.catalogue import recognised, sha256
+    from nlsr.weights.checkpoint import is_ours, read_metadata
+
+    path = find(model)
+    network = load(path, **model_settings(settings))
+    metadata, digest = read_metadata(path), sha256(path)
+    known = recognised(digest)
+    facts: dict[str, Any] = {
+        "file": str(path),
+        "kind": "nlsr" if is_ours(metadata) else "published",
+        "network": name_of(network),
+        "scale": network.scale,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "sha256": digest,
+        "licence": known.licence if known else "unknown",
+        "source": known.source if known else "unknown",
+        "config": dataclasses.asdict(network.config),
+        "card": json.loads(metadata.get("card", "{}")),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        for line, (key, inner) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
+            print(f"{'' if line else name:12}{key + ': ' if key else ''}{_shown(inner)}")
+
+
+@app.command()
+def detect(
+    files: Annotated[list[Path], typer.Argument(help="Weight files.")],
+    as_json: AsJson = False,
+) -> None:
+    """Which network each file holds, by the names and shapes of its tensors."""
+    from nlsr.weights.checkpoint import is_ours, read_tensors
+    from nlsr.weights.detect import detect as detect_published
+
+    failed, found = False, []
+    for path in files:
+        try:
+            tensors, metadata = read_tensors(path)
+            if is_ours(metadata):
+                config = json.loads(metadata["config"])
+                facts = {"network": metadata["network"], "sizes": config, "unsaid": {}}
+            else:
+                facts = dataclasses.asdict(detect_published(path, tensors))
+        except NlsrError as error:
+            print(f"weights detect: {error}", file=sys.stderr)
+            failed = True
+            continue
+        found.append({"file": str(path)} | facts)
+        if not as_json:
+            print(f"{path}: {facts['network']}; {_listed(facts['sizes'])}")
+            if facts["unsaid"]:
+                print(f"  not in the file, published values unless --set: {_listed(facts['unsaid'])}")
+    if as_json:
+        print(json.dumps(found, indent=1))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A published weight file.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="[default: FILE.safetensors beside FILE]")
+    ] = None,
+    settings: ModelSettings = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+) -> None:
+    """Write a published file as one of ours: safetensors that name their network and config."""
+    from nlsr.weights import load, save_network
+    from nlsr.weights.catalogue import sha256
+
+    target = output or file.with_suffix(".safetensors")
+    if target.exists() and (not overwrite or target.samefile(file)):
+        raise UsageError(f"{target}: exists already; choose another name with -o, or --overwrite")
+    network = load(file, **model_settings(settings))
+    save_network(target, network, card={"converted from": file.name, "sha256": sha256(file)})
+    print(f"{target}: {type(network).__name__} x{network.scale}, from {file}")
+
+
+def _listed(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={_shown(value)}" for name, value in facts.items())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,84 @@
+"""Weight files that are known: ours inside the package, and those that authors published, with source and licence.
+
+Nothing is fetched: what is said here helps to find a file and to recognise it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from nlsr.weights.checkpoint import read_metadata
+
+UNKNOWN = "unknown"
+NONE_STATED = "unknown (none stated)"
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A weight file that can be had somewhere."""
+
+    name: str
+    """As the authors call it."""
+    network: str
+    scale: int
+    source: str
+    """Where it can be had; ours lie inside the package."""
+    licence: str
+    """Of the repository that publishes it."""
+    sha256: str = UNKNOWN
+
+
+def packaged() -> dict[str, Path]:
+    """The weights inside the package: name -> file."""
+    folder = Path(str(files("nlsr.weights"))) / "files"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def known_files() -> list[KnownFile]:
+    """Ours, then the published ones."""
+    own = []
+    for name, path in packaged().items():
+        metadata = read_metadata(path)
+        own.append(
+            KnownFile(name, metadata["network"], int(metadata["scale"]), "in the package", "Apache-2.0", sha256(path))
+        )
+    return own + PUBLISHED_FILES
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recognised(digest: str) -> KnownFile | None:
+    """The known file of this SHA-256."""
+    return next((known for known in known_files() if known.sha256 == digest), None)
+
+
+def _published() -> list[KnownFile]:
+    drive = "drive.google.com/drive/folders/"
+    lcoan = "github.com/YigangZhao/LCoAN: " + drive + "1oItCWGnYkxlT_ANpod4FLNtk8MQ3LFyM"
+    nlsn = "github.com/HarukiYqM/Non-Local-Sparse-Attention: " + drive + "1zz2a1ih3euzuH3HvWDN-uSki3USym9Cq"
+    enlcn = "github.com/Zj-BinXia/ENLCA: " + drive + "1jYdMA0ocnb-DAr71YhOduuCySOxhoAeX"
+    csnln = "github.com/SHI-Labs/Cross-Scale-Non-Local-Attention: " + drive + "1C--KFcfAsvLM4K0J6td4TqNeiaGsTXd_"
+    dlsn = "github.com/laoyangui/DLSN: drive.google.com/file/d/1uZRVWhQ-bo8c9eEjpdE5fLVDeIpTE1pn"
+    asid = "github.com/saturnian77/ASID: train_logs/{}_X{}_DIV2K/checkpoints/epoch0_ASID.pth"
+    pan = "github.com/zhaohengyuan1/PAN: experiments/pretrained_models/PANx{}_DF2K.pth"
+    return [
+        *(KnownFile(f"LCoAN_x{s}.pt", "lcoan", s, lcoan, NONE_STATED) for s in (2, 4)),
+        *(KnownFile(f"model_x{s}.pt", "nlsn", s, nlsn, NONE_STATED) for s in (2, 3, 4)),
+        *(KnownFile(f"ENLCAx{s}.pt", "enlcn", s, enlcn, NONE_STATED) for s in (2, 4)),
+        *(KnownFile(f"model_x{s}.pt", "csnln", s, csnln, "MIT") for s in (2, 3, 4)),
+        KnownFile("DLSN_x3.pt", "dlsn", 3, dlsn, "MIT"),
+        *(
+            KnownFile("epoch0_ASID.pth", network, s, asid.format(folder, s), NONE_STATED)
+            for network, folder in (("asid", "ASID"), ("asid-d8", "ASIDd8"))
+            for s in (2, 3, 4)
+        ),
+        *(KnownFile(f"PANx{s}_DF2K.pth", "pan", s, pan.format(s), NONE_STATED) for s in (2, 3, 4)),
+    ]
+
+
+PUBLISHED_FILES = _published()
+"""Names and places as the repositories' own descriptions give them; none of them publishes checksums."""

@@ -1,0 +1,82 @@
+"""nlsr weights: lists, recognises, describes and converts files."""
+
+import json
+
+import pytest
+import torch
+from tests.checks.case import Case, published_file
+from tests.test_oracles import FOLDER
+
+from nlsr.weights import find, load
+from nlsr.weights.catalogue import sha256
+
+
+@pytest.fixture
+def pan_file(tmp_path):
+    return published_file(Case(FOLDER / "pan-net-x3.safetensors"), tmp_path)
+
+
+def test_list_names_ours_and_the_published_files(nlsr):
+    rows = {
+        (row["network"], row["scale"], row["name"]): row for row in json.loads(nlsr("weights", "list", "--json")[1])
+    }
+    ours = rows["lcoan", 4, "lcoan-light-x4"]
+    assert (ours["licence"], len(ours["sha256"])) == ("Apache-2.0", 64)
+    assert rows["dlsn", 3, "DLSN_x3.pt"]["sha256"] == "unknown"
+    assert "PANx2_DF2K.pth" in nlsr("weights", "list")[1]
+
+
+def test_info_describes_packaged_weights_and_recognises_a_copy_of_them(nlsr, tmp_path):
+    by_name = json.loads(nlsr("weights", "info", "lcoan-light-x4", "--json")[1])
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(find("lcoan-light-x4").read_bytes())
+    by_file = json.loads(nlsr("weights", "info", copy, "--json")[1])
+    assert by_file.pop("file") == str(copy)
+    by_name.pop("file")
+    assert by_file == by_name
+    assert (by_name["licence"], by_name["sha256"], by_name["card"]["recipe"]["name"]) == (
+        "Apache-2.0",
+        sha256(copy),
+        "lcoan-light-x4",
+    )
+    assert "steps: 24000" in nlsr("weights", "info", "lcoan-light-x4")[1]
+
+
+def test_detect_says_what_files_hold_and_goes_on_after_one_that_is_foreign(nlsr, tmp_path, pan_file):
+    torch.save({"layers.0.weight": torch.zeros(3)}, tmp_path / "foreign.pt")
+    code, out, err = nlsr("weights", "detect", tmp_path / "foreign.pt", pan_file, find("lcoan-light-x4"))
+    assert code == 1
+    assert "foreign.pt: expected a weight file of" in err
+    pan, unsaid, ours = out.splitlines()
+    assert pan.startswith(f"{pan_file}: pan; channels=")
+    assert unsaid.strip().startswith("not in the file, published values unless --set: scale=null")
+    assert "lcoan; " in ours
+
+
+def test_convert_writes_a_file_that_gives_the_same_pictures(nlsr, tmp_path, pan_file):
+    target = tmp_path / "ours.safetensors"
+    code, out, err = nlsr("weights", "convert", pan_file, "-o", target)
+    assert (code, out) == (1, "")
+    assert "say which: scale=2 or scale=3" in err
+    assert nlsr("weights", "convert", pan_file, "-o", target, "--set", "scale=3")[0] == 0
+    image = torch.rand(1, 3, 7, 9)
+    with torch.inference_mode():
+        assert torch.equal(load(target)(image), load(pan_file, scale=3)(image))
+    code, _, err = nlsr("weights", "convert", pan_file, "-o", target, "--set", "scale=3")
+    assert (code, "exists already" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("info", "nothing"), 1, "no model is named 'nothing'"),
+        (("info", "lcoan-light-x4", "--set", "scale"), 2, "--set scale: expected key=value, like scale=2"),
+        (("info", "lcoan-light-x4", "--set", "scale=2"), 1, "holds its own config; scale cannot be set"),
+        (("convert", "gone.pth"), 1, "expected a weight file, found no such file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(nlsr, words, code, message):
+    exit, _, err = nlsr("weights", *words)
+    assert exit == code
+    assert message in err
+    assert len(err.splitlines()) == 1
