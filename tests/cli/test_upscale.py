@@ -164,7 +164,7 @@ def damaged(path, tiny_model):
         (lambda p, tiny: "no-such-model", "no model is named 'no-such-model'"),
         (lambda p, tiny: p / "none.safetensors", "expected a weight file, found no such file"),
         (lambda p, tiny: evil(p / "evil.pt"), "expected safetensors or a pickled state dict"),
-        (lambda p, tiny: foreign(p / "foreign.safetensors"), "not a weight file of a known network"),
+        (lambda p, tiny: foreign(p / "foreign.safetensors"), "expected a weight file of"),
         (lambda p, tiny: damaged(p / "damaged.safetensors", tiny), "a damaged safetensors file"),
         (lambda p, tiny: written(p / "text.pt", b"hello"), "expected safetensors or a pickled state dict"),
     ],

@@ -1,0 +1,1 @@
+"""What operators and networks cost: time, memory, multiply-adds."""

@@ -1,0 +1,169 @@
+"""The cost of whole networks: parameters, multiply-adds, time and peak memory, each measured in a process of its own.
+
+What would take longer than a limit, or more memory than there is, is not run but predicted, and marked so.
+"""
+
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from nlsr.benchmark.memory import peak_memory, reset_peak
+from nlsr.errors import UsageError
+from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr.upscale.memory import total_memory
+
+OUTPUT = (720, 1280)
+"""Height and width of the result for which the field counts multiply-adds."""
+SIZES = ((64, 64), (180, 320))
+"""Height and width of the inputs that are timed."""
+
+PARAMETERS: dict[str, dict[int, int | float]] = {
+    "asid": {2: 297_516, 3: 304_011, 4: 313_104},
+    "asid-d8": {2: 732_146, 3: 738_641, 4: 747_734},
+    "csnln": {2: 3.06e6, 3: 6.01e6, 4: 6.57e6},
+    "dlsn": {2: 69_842_564, 3: 72_792_964, 4: 72_202_884},
+    "enlcn": {2: 41.22e6, 3: 44.17e6, 4: 43.58e6},
+    "lcoan": {2: 15_668_484, 3: 16_406_404, 4: 16_258_820},
+    "nlsn": {2: 41_796_163, 3: 44_746_563, 4: 44_156_483},
+    "pan": {2: 261_403, 3: 261_403, 4: 272_419},
+}
+"""Parameters of the published code, by scale; LCoAN's include 1.3 million, and DLSN's one, that are never used."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One network at one size."""
+
+    height: int
+    width: int
+    seconds: float
+    peak_bytes: float
+    predicted: bool
+    """Not run: scaled from a smaller size by multiply-adds, and from the network's own estimate of its memory."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network."""
+
+    name: str
+    scale: int
+    parameters: int
+    published_parameters: float | None
+    multiply_adds: float
+    """At a result of 1280x720: convolutions and matrix products."""
+    costs: tuple[Cost, ...]
+
+
+def measure(
+    names: list[str], *, scale: int, threads: int, limit: float = 600, report: Callable[[int, int], None] | None = None
+) -> Iterator[Row]:
+    """The rows of a table, one by one.
+
+    Args:
+        names: of presets; UsageError for others.
+        limit: seconds that one forward pass may take; what is predicted to take longer is not run.
+        report: called with the number of measurements done and of all.
+    """
+    for name in names:
+        if name not in PRESETS:
+            raise UsageError(f"{name}: expected one of {', '.join(PRESETS)}")
+    for number, name in enumerate(names):
+        with FakeTensorMode():
+            network = build(name, scale)
+        costs: list[Cost] = []
+        for index, (height, width) in enumerate(SIZES):
+            if report:
+                report(number * len(SIZES) + index, len(names) * len(SIZES))
+            costs.append(_cost(name, network, height, width, threads, limit, costs[-1] if costs else None))
+        high, wide = OUTPUT
+        yield Row(
+            name,
+            scale,
+            sum(parameter.numel() for parameter in network.parameters()),
+            PARAMETERS.get(name, {}).get(scale),
+            multiply_adds(name, scale, high // scale, wide // scale),
+            tuple(costs),
+        )
+
+
+def build(name: str, scale: int) -> Network:
+    """An untrained network by the name of its preset, in eval mode."""
+    config = PRESETS[name](scale)
+    torch.manual_seed(0)
+    return dict(NETWORKS.values())[type(config)](config).eval()
+
+
+@functools.cache
+def multiply_adds(name: str, scale: int, height: int, width: int) -> float:
+    """Of a preset for one image: convolutions and matrix products, counted as they are called, without computing."""
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        build(name, scale)(torch.empty(1, 3, height, width))
+    return counter.get_total_flops() / 2
+
+
+def _cost(
+    name: str, network: Network, height: int, width: int, threads: int, limit: float, smaller: Cost | None
+) -> Cost:
+    pixels = height * width
+    memory = float(network.bytes_per_pixel() * pixels)
+    seconds = 0.0
+    if smaller:
+        counts = [
+            multiply_adds(name, network.scale, *size) for size in ((height, width), (smaller.height, smaller.width))
+        ]
+        seconds = smaller.seconds * counts[0] / counts[1]
+    if seconds > limit or memory > total_memory():
+        return Cost(height, width, seconds, memory, predicted=True)
+    request = json.dumps([name, network.scale, height, width, threads])
+    command = [sys.executable, "-m", "nlsr.benchmark.networks", request]
+    try:
+        finished = subprocess.run(command, capture_output=True, check=True, timeout=max(60, 10 * limit))
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):  # out of memory or of time after all
+        return Cost(height, width, seconds, memory, predicted=True)
+    return Cost(height, width, *json.loads(finished.stdout), predicted=False)
+
+
+@torch.inference_mode()
+def _run(name: str, scale: int, height: int, width: int, threads: int) -> tuple[float, float]:
+    """Median seconds of up to three runs, and peak bytes on top of the built network."""
+    torch.set_num_threads(threads)
+    network = build(name, scale).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.rand(1, 3, height, width).contiguous(memory_format=torch.channels_last)
+    network(image[..., :16, :16])
+    before = reset_peak()
+    seconds: list[float] = []
+    while len(seconds) < 3 and sum(seconds) < 30:
+        started = time.perf_counter()
+        network(image)
+        seconds.append(time.perf_counter() - started)
+    return sorted(seconds)[len(seconds) // 2], peak_memory() - before
+
+
+def markdown(rows: list[Row]) -> str:
+    """A table; predicted values begin with a tilde."""
+    sizes = [f"{width}x{height}" for height, width in SIZES]
+    head = ["network", "scale", "parameters", "published", "G multiply-adds at 1280x720"]
+    head += [f"{size}: {what}" for size in sizes for what in ("seconds", "peak MiB")]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for row in rows:
+        published = f"{row.published_parameters:,.0f}" if row.published_parameters else ""
+        cells: list[Any] = [row.name, row.scale, f"{row.parameters:,}", published, f"{row.multiply_adds / 1e9:,.1f}"]
+        for cost in row.costs:
+            mark = "~" if cost.predicted else ""
+            cells += [f"{mark}{cost.seconds:.3g}", f"{mark}{cost.peak_bytes / 2**20:,.0f}"]
+        lines.append([str(cell) for cell in cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_run(*json.loads(sys.argv[1]))))

@@ -1,0 +1,12 @@
+"""Multiply-adds of whole networks against published counts."""
+
+import pytest
+
+from nlsr.benchmark.networks import multiply_adds
+
+SIZES = {2: (360, 640), 3: (240, 426), 4: (180, 320)}
+
+
+@pytest.mark.parametrize(("scale", "published"), [(2, 70.52), (3, 38.99), (4, 28.16)])
+def test_multiply_adds_of_pan_are_the_published_ones(scale, published):
+    assert multiply_adds("pan", scale, *SIZES[scale]) / 1e9 == pytest.approx(published, abs=0.006)
