@@ -63,8 +63,8 @@ class Operator(nn.Module, ABC):
 class SharedAttention(nn.Module):
     """One residual block: matches, if it owns an operator, or reuses the affinity it is given, then aggregates.
 
-    `input_scale * features + residual_scale * aggregate(values(features))`. The first block of a network owns the operator; the
-    blocks that share its affinity own none and pay only for the aggregation.
+    `input_scale * features + residual_scale * aggregate(values(features))`. The first block of a network owns the
+    operator; the blocks that share its affinity own none and pay only for the aggregation.
 
     Source: LCoAN (arXiv 2404.04922), Collaborative Attention.
     """
@@ -116,6 +116,32 @@ class SharedAttention(nn.Module):
         drawn = affinity.aggregate(to_tokens(self.values(features)))
         kept = features if self.input_scale == 1 else self.input_scale * features
         return kept + self.residual_scale * to_map(drawn, height, width), affinity
+
+
+class ResidualAttention(nn.Module):
+    """Any operator as one residual block that shares nothing: features in, refined features out.
+
+        block = ResidualAttention(64, NonLocalSparse(64, chunk_size=144), residual_scale=0.1)
+
+    The clusters of a `LearnableSparsePattern` learn only if its `learn` is called after each step with the affinity,
+    which `SharedAttention` returns and this block does not.
+    """
+
+    def __init__(
+        self, channels: int, operator: Operator, *, values: nn.Module | None = None, residual_scale: float = 1.0
+    ) -> None:
+        """
+        Args:
+            channels: of the features, in and out.
+            operator: matches the features.
+            values: makes the values from the features; a 1x1 convolution by default.
+            residual_scale: factor of what the attention adds.
+        """
+        super().__init__()
+        self.attention = SharedAttention(channels, operator, values=values, residual_scale=residual_scale)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self.attention(features)[0]
 
 
 def to_tokens(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:

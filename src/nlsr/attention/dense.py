@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, SharedAttention, matching_dtype, to_map, to_tokens
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, SharedAttention, matching_dtype, to_tokens
 from nlsr.attention.streamed import BLOCK_BYTES, Block, in_blocks
 from nlsr.errors import ShapeError
 
@@ -61,23 +61,6 @@ class NonLocal(Operator):
     ) -> DenseAffinity:
         """Whatever `keep` says, the weights are recomputed: storing them would be quadratic in memory."""
         return DenseAffinity(to_tokens(self.query(features)), to_tokens(self.key(features)))
-
-
-class NonLocalAttention(nn.Module):
-    """Full non-local attention as one block: softmax(Q K^T) V + residual_scale * features.
-
-    As published, the residual scale multiplies the **input**; values are embedded by a 1x1 convolution and PReLU.
-    """
-
-    def __init__(self, channels: int, *, reduction: int = 2, residual_scale: float = 1.0) -> None:
-        super().__init__()
-        self.operator = NonLocal(channels, reduction=reduction)
-        self.values = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.PReLU())
-        self.residual_scale = residual_scale
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        drawn = self.operator.match(features).aggregate(to_tokens(self.values(features)))
-        return to_map(drawn, *features.shape[2:]) + self.residual_scale * features
 
 
 def nonlocal_attention(

@@ -40,11 +40,11 @@ class _InBlocks(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        needed = ctx.needs_input_grad[3:]
-        totals = [torch.zeros_like(t) if need else None for t, need in zip(ctx.saved_tensors, needed, strict=True)]
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]  # saved tensors may be unpacked only once
+        totals = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True)]
         with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
             for block in ctx.blocks:
-                parts = [tensor[block[0]].detach() for tensor in ctx.saved_tensors]
+                parts = [tensor[block[0]].detach() for tensor in tensors]
                 wanted = [part.requires_grad_() for part, need in zip(parts, needed, strict=True) if need]
                 found = torch.autograd.grad(ctx.attend(block, *parts), wanted, grad[block])
                 for total, gradient in zip((t for t in totals if t is not None), found, strict=True):
