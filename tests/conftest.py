@@ -4,7 +4,23 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = ["nlsr.attention", "nlsr.networks", "nlsr.evaluate", "nlsr.images.colour", "nlsr.images.resize", "nlsr.train"]
+CHECKED = [
+    "nlsr.attention",
+    "nlsr.networks",
+    "nlsr.evaluate",
+    "nlsr.images.alpha",
+    "nlsr.images.colour",
+    "nlsr.images.resize",
+    "nlsr.train",
+]
+    "nlsr.attention",
+    "nlsr.networks",
+    "nlsr.evaluate",
+    "nlsr.images.alpha",
+    "nlsr.images.colour",
+    "nlsr.images.resize",
+    "nlsr.train",
+]
 
 with install_import_hook(CHECKED, "beartype.beartype"):
     import nlsr.attention

@@ -4,92 +4,42 @@ All files are made here, by libraries other than the one under test where there 
 """
 
 import dataclasses
+import importlib.util
 import io
-import itertools
 import os
-import random
 import resource
 import stat
-import struct
+import sys
 import threading
 import warnings
 import zlib
+from importlib.util import find_spec
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms
+from PIL import Image
+from tests.images.samples import (
+    LAYOUTS,
+    SRGB,
+    XMP,
+    as_picture,
+    as_samples,
+    cmyk_profile,
+    exif_bytes,
+    loaded_exif,
+    message_of,
+    smooth,
+    stored,
+)
 
 from nlsr.errors import ImageError, ShapeError, UsageError
-from nlsr.images import ENDINGS, Picture, read, write
+from nlsr.images import ENDINGS, Picture, format_named, is_unfinished, read, without_metadata, write
 
 SIZES = [(1, 1), (5, 7), (33, 1), (300, 1501)]  # the last takes several bands
-LAYOUTS = {"grey": 1, "grey-alpha": 2, "rgb": 3, "rgb-alpha": 4}
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>1</tiff:Orientation>caf\xc3\xa9</x:xmpmeta>'
-
-
-def stored(size, channels, dtype=np.uint8):
-    """Random samples (height, width, channels) as files hold them."""
-    return np.random.default_rng(7).integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
-
-
-def smooth(size=(40, 56)):
-    """Colours that a lossy format keeps to a few steps."""
-    y, x = np.mgrid[: size[0], : size[1]]
-    return np.stack([4 * x, 5 * y, 255 - 2 * x - 2 * y], 2).clip(0, 255).astype(np.uint8)
-
-
-def as_picture(samples, **options):
-    """An integer Picture of stored samples."""
-    channels = samples.shape[2]
-    tensor = torch.from_numpy(samples).permute(2, 0, 1)[None]
-    colours = tensor[:, :1].expand(-1, 3, -1, -1) if channels < 3 else tensor[:, :3]
-    return Picture(colours, alpha=tensor[:, -1:] if channels in (2, 4) else None, grey=channels < 3, **options)
-
-
-def as_samples(picture, white=255):
-    """The integers that a read Picture was made of."""
-    parts = [picture.pixels[:, :1] if picture.grey else picture.pixels]
-    parts += [] if picture.alpha is None else [picture.alpha]
-    return torch.cat(parts, 1)[0].permute(1, 2, 0).mul(white).round().to(torch.int32).numpy()
-
-
-def exif_bytes(orientation=1):
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0112] = "Maker", orientation
-    exif.get_ifd(0x8769).update({0x9003: "2020:01:02 03:04:05", 0xA002: 4000, 0x829A: 0.5})
-    exif.get_ifd(0x8825)[1] = "N"
-    return exif.tobytes()
-
-
-def loaded_exif(data):
-    exif = Image.Exif()
-    exif.load(data)
-    return exif
-
-
-def cmyk_profile():
-    """The smallest ICC profile for inks: a table of 2x2x2x2 colours, unlike the plain arithmetic."""
-    ramp = bytes(range(256))
-    colours = [
-        (0 if k else 255 - 60 * (c + m + y), 128 + 60 * (m - c), 128)
-        for c, m, y, k in itertools.product((0, 1), repeat=4)
-    ]
-    matrix = struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
-    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + ramp * 4 + bytes(np.ravel(colours).tolist()) + ramp * 3
-    header = struct.pack(">I4xI", 144 + len(table), 0x02400000) + b"prtrCMYKLab " + bytes(12) + b"acsp"
-    header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
-
-
-def message_of(action, *arguments, **options):
-    with pytest.raises(ImageError) as caught:
-        action(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Reading and writing every value
@@ -158,6 +108,18 @@ def test_bmp_round_trip_changes_no_value(tmp_path):
 def test_lossy_formats_stay_close(tmp_path, ending, tolerance):
     write(tmp_path / f"a.{ending}", as_picture(smooth()))
     assert np.abs(as_samples(read(tmp_path / f"a.{ending}")) - smooth()).max() <= tolerance
+
+
+@pytest.mark.parametrize("ending", ["jpg", "avif"])
+def test_colours_keep_their_full_resolution_unless_low_quality_is_asked_for(tmp_path, ending):
+    samples = np.zeros((16, 16, 3), np.uint8)
+    samples[:, ::2, 0], samples[:, 1::2, 2] = 200, 200  # red and blue columns
+    difference = {}
+    for quality in (None, 60):
+        write(tmp_path / f"{quality}.{ending}", as_picture(samples), quality=quality)
+        difference[quality] = np.abs(as_samples(read(tmp_path / f"{quality}.{ending}")) - samples).max()
+    assert difference[None] < 30
+    assert difference[60] > 60
 
 
 def test_quality_100_makes_webp_lossless_with_alpha(tmp_path):
@@ -247,6 +209,17 @@ def test_palettes_become_rgb(tmp_path, ending):
     assert np.array_equal(as_samples(read(tmp_path / f"a.{ending}")), np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "gif"])
+def test_palettes_of_greys_are_grey(tmp_path, ending):
+    indices = stored((9, 13), 1)[:, :, 0]
+    image = Image.fromarray(indices)
+    image.putpalette(bytes(255 - i for i in range(256) for _ in range(3)))
+    image.save(tmp_path / f"a.{ending}")
+    picture = read(tmp_path / f"a.{ending}")
+    assert picture.grey
+    assert np.array_equal(as_samples(picture)[:, :, 0], 255 - indices)
+
+
 def test_palettes_with_transparency_become_rgb_and_alpha(tmp_path):
     image = Image.fromarray(smooth()).quantize(17)
     image.save(tmp_path / "a.png", transparency=bytes(range(0, 170, 10)))
@@ -287,6 +260,40 @@ def test_of_several_frames_the_first_is_taken_with_a_note(tmp_path, ending):
     picture = read(tmp_path / f"a.{ending}")
     assert np.abs(as_samples(picture) - [255, 0, 0]).max() < 6
     assert "first" in picture.notes[0]
+
+
+def test_of_an_animated_16_bit_png_the_first_frame_is_taken_with_a_note(tmp_path):
+    samples = stored((5, 4), 3, np.uint16)
+    data = imagecodecs.png_encode(samples)
+    control = b"acTL" + (3).to_bytes(4, "big") + bytes(4)
+    chunk = (8).to_bytes(4, "big") + control + zlib.crc32(control).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
+    picture = read(tmp_path / "a.png")
+    assert np.array_equal(as_samples(picture, 65535), samples)
+    assert picture.notes == ("animated file of 3 frames: first frame taken",)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_cmyk_is_converted_at_its_own_depth(tmp_path, depth):
+    dtype = np.dtype(f"uint{depth}")
+    white = np.iinfo(dtype).max
+    samples = stored((9, 13), 4, dtype)
+    for name, options in {"plain": {}, "profiled": {"iccprofile": cmyk_profile()}}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", samples, photometric="separated", **options)
+    inks = samples / white
+    expected = (1 - inks[:, :, :3]) * (1 - inks[:, :, 3:])
+    plain, profiled = (read(tmp_path / f"{name}.tif") for name in ("plain", "profiled"))
+    assert plain.depth == profiled.depth == depth
+    assert np.abs(as_samples(plain, white) - expected * white).max() <= 0.51
+    levels = len(np.unique(as_samples(profiled, white)))
+    assert levels > 256 if depth == 16 else levels <= 256
+
+
+def test_heic_without_its_extra_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("nlsr.extras.find_spec", lambda name: None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    message = message_of(read, tmp_path / "a.heic")
+    assert message == f"{tmp_path}/a.heic: is HEIC: this needs 'pillow_heif'; install it with: pip install 'nlsr[heif]'"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -344,6 +351,14 @@ def test_orientation_and_sizes_in_xmp_are_corrected(tmp_path):
     assert picture.pixels.shape == (1, 3, 56, 40)
 
 
+def test_without_metadata_only_pixels_and_their_profile_stay(tmp_path):
+    exif = exif_bytes().removeprefix(b"Exif\0\0")
+    write(tmp_path / "a.png", without_metadata(as_picture(smooth(), exif=exif, xmp=XMP, profile=SRGB)))
+    picture = read(tmp_path / "a.png")
+    assert (picture.exif, picture.xmp, picture.profile) == (None, None, SRGB)
+    assert np.array_equal(as_samples(picture), smooth())
+
+
 def test_thumbnail_is_dropped(tmp_path):
     directory = (0).to_bytes(2, "little") + (14).to_bytes(4, "little")
     thumbnail = (1).to_bytes(2, "little") + b"\x01\x02\x04\0\x01\0\0\0\x05\0\0\0" + bytes(4) + b"THUMBNAIL"
@@ -374,14 +389,21 @@ def damaged_files():
     image = Image.fromarray(stored((40, 56), 3))
     deep = stored((40, 56), 3, np.uint16)
     whole = {}
-    for name, options in {"png": {}, "jpeg": {"quality": 90}, "webp": {}, "tiff": {}, "bmp": {}, "avif": {}}.items():
+    for name in ("png", "jpeg", "webp", "tiff", "bmp", "avif", "gif"):
         buffer = io.BytesIO()
-        image.save(buffer, name, **options)
+        image.save(buffer, name, **({"quality": 90} if name == "jpeg" else {}))
         whole[name] = buffer.getvalue()
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", progressive=True)
     whole["progressive.jpeg"] = buffer.getvalue()
     whole["deep.png"] = imagecodecs.png_encode(deep)
+    whole["deep.avif"] = imagecodecs.avif_encode(deep >> 6, bitspersample=10)
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        buffer = io.BytesIO()
+        pillow_heif.from_pillow(image).save(buffer)
+        whole["heic"] = buffer.getvalue()
     for compression in (None, "zlib", "lzw"):
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, deep, photometric="rgb", compression=compression)
@@ -410,6 +432,16 @@ def test_a_wrong_checksum_in_a_16_bit_png_is_refused(tmp_path):
     assert "checksum of chunk b'IHDR' is wrong" in message_of(read, tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("place", [26, 27, 28])
+def test_an_unknown_method_in_a_16_bit_png_is_refused_and_nothing_is_printed(tmp_path, capfd, place):
+    data = bytearray(imagecodecs.png_encode(stored((5, 4), 3, np.uint16)))
+    data[place] = 7
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    assert "unknown method" in message_of(read, tmp_path / "a.png")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("change", [99, -99])
 def test_a_16_bit_png_may_hold_more_data_than_pixels_but_not_less(tmp_path, capfd, change):
     samples = stored((5, 4), 3, np.uint16)
@@ -433,7 +465,7 @@ def test_a_16_bit_png_may_hold_more_data_than_pixels_but_not_less(tmp_path, capf
         (lambda path: path.mkdir(), "got a directory"),
         (lambda path: path.touch(), "got an empty file"),
         (lambda path: path.write_text("hello"), "got something else"),
-        (lambda path: path.write_bytes(b"GIF89a...."), "got GIF"),
+        (lambda path: path.write_bytes(b"%PDF-1.7"), "got PDF"),
         (os.mkfifo, "got a device or a pipe"),
         (lambda path: path.symlink_to(path), "cannot be opened"),
     ],
@@ -441,6 +473,23 @@ def test_a_16_bit_png_may_hold_more_data_than_pixels_but_not_less(tmp_path, capf
 def test_what_is_no_image_is_named(tmp_path, make, expected):
     make(tmp_path / "a.png")
     assert expected in message_of(read, tmp_path / "a.png")
+
+
+def test_a_file_without_permission_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    write(path, as_picture(smooth()))
+    path.chmod(0)
+    root = os.geteuid() == 0
+    if root:  # which may read everything
+        tmp_path.chmod(0o755)
+        for folder in tmp_path.parents[:2]:
+            folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        assert "may not be read; change its permissions" in message_of(read, path)
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def test_an_impossible_path_is_one_line(tmp_path):
@@ -454,6 +503,13 @@ def test_paths_with_newlines_and_undecodable_bytes_work(tmp_path):
     write(path, as_picture(smooth()))
     assert np.array_equal(as_samples(read(path)), smooth())
     assert r"new\nline\udcff.png: exists already" in message_of(write, path, as_picture(smooth()))
+
+
+@pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ending not in (".webp", ".avif")])
+def test_very_long_pictures_are_read_and_written(tmp_path, ending):
+    samples = np.repeat(stored((10, 655), 3), 100, axis=1)
+    write(tmp_path / f"a{ending}", as_picture(samples))
+    assert read(tmp_path / f"a{ending}").pixels.shape == (1, 3, 10, 65500)
 
 
 def test_the_content_decides_and_not_the_ending(tmp_path):
@@ -511,32 +567,15 @@ def test_tiff_samples_of_other_types_are_refused(tmp_path, dtype):
     assert "convert it to 16 bits" in message_of(read, tmp_path / "a.tif")
 
 
-def test_mutated_files_are_read_or_refused_and_nothing_is_printed(tmp_path, capfd):
-    chance = random.Random(11)
-    samples = stored((13, 17), 3)
-    seeds = []
-    for format in ("png", "jpeg", "webp", "bmp"):
-        buffer = io.BytesIO()
-        Image.fromarray(samples).save(buffer, format, **({} if format == "bmp" else {"exif": exif_bytes(6)}))
-        seeds.append(buffer.getvalue())
-    seeds.append(imagecodecs.png_encode(samples.astype(np.uint16) * 257))
-    for options in ({}, {"compression": "lzw"}, {"tile": (16, 16), "bigtiff": True}):
-        buffer = io.BytesIO()
-        tifffile.imwrite(buffer, samples.astype(np.uint16) * 257, photometric="rgb", **options)
-        seeds.append(buffer.getvalue())
-    outcomes = []
-    for _ in range(200):
-        data = bytearray(chance.choice(seeds))
-        for _ in range(chance.choice([1, 3, 20])):
-            data[chance.randrange(chance.choice([60, len(data)]))] = chance.randrange(256)
-        (tmp_path / "a").write_bytes(data[: chance.choice([len(data), chance.randrange(1, len(data))])])
-        try:
-            pixels = read(tmp_path / "a").pixels
-            outcomes.append(bool(((pixels >= 0) & (pixels <= 1)).all()))
-        except ImageError:
-            outcomes.append(None)
-    assert set(outcomes) == {True, None}
-    assert capfd.readouterr() == ("", "")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in /proc")
+def test_mutated_files_are_read_or_refused_and_nothing_is_printed():
+    path = Path(__file__).parents[2] / "benchmarks" / "fuzz_images.py"
+    spec = importlib.util.spec_from_file_location("fuzz_images", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    report = module.fuzz(count=400, seed=11)
+    assert report["problems"] == []
+    assert min(report["picture"], report["refused"]) > 40
 
 
 def test_reading_in_threads_leaves_warnings_as_they_were(tmp_path):
@@ -598,6 +637,21 @@ def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path, ending):
     assert "cannot be written (File too large)" in message
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_leaves_is_told_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "unlink", lambda path: None)
+    monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ImageError):
+        write(tmp_path / "new\nline.png", as_picture(smooth()))
+    (left,) = tmp_path.iterdir()
+    assert is_unfinished(left.name)
+    assert not any(map(is_unfinished, ("a.png", ".a.png", ".a.part", "a.png.0123abcd.part")))
+
+
+def test_formats_are_named_as_users_do():
+    names = [format_named(name) for name in ("jpg", ".JPEG", "Png", "tif", "webp")]
+    assert names == ["JPEG", "JPEG", "PNG", "TIFF", "WebP"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

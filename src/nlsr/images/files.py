@@ -1,18 +1,18 @@
-"""Image files behind one contract: `read` gives a Picture, `write` saves one.
+"""Image files behind one contract: `read` gives a Picture, `write` and `write_bands` save one.
 
 Everything that is peculiar to files ends here: depth, layout, alpha, orientation, palettes, profiles, damage. The
-formats themselves are in `decode.py` and `encode.py`; this file knows paths, tensors and what is said to the user.
+formats themselves are in `formats`; this file knows paths, tensors and what is said to the user.
+docs/formats.md says what each format keeps.
 """
 
 import contextlib
 import errno
-import logging
 import os
+import re
 import secrets
 import stat
-import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import BinaryIO, NoReturn
 
 import numpy as np
@@ -20,9 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlsr.errors import ImageError, ShapeError, UsageError
-from nlsr.images.decode import Refusal, decode, sniff
-from nlsr.images.encode import encode
+from nlsr.errors import ImageError, NlsrError, ShapeError, UsageError
+from nlsr.images.formats.decode import decode, sniff
+from nlsr.images.formats.decoded import Refusal
+from nlsr.images.formats.encode import encode, layout_of
+from nlsr.images.formats.layout import Band
+from nlsr.images.formats.quiet import quiet
 from nlsr.images.picture import Picture
 
 ENDINGS = {
@@ -37,24 +40,28 @@ ENDINGS = {
 }
 """Format by lower-case ending, for reading and writing."""
 
+READ_ENDINGS = (*ENDINGS, ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe")
+"""Lower-case endings by which a folder is searched for pictures; `read` itself goes by content."""
+
 MAX_PIXELS = 200_000_000
 
-# Sides beyond which the format's own headers, or the encoder, give up.
+# Sides and pixels beyond which the format's own headers, or the encoder, give up.
 _MAX_SIDE = {"JPEG": 65_500, "WebP": 16_383, "AVIF": 32_768, "PNG": 2**31 - 1, "BMP": 2**31 - 1, "TIFF": 2**31 - 1}
-_LOGGERS = ("tifffile", "PIL.TiffImagePlugin", "PIL.PngImagePlugin")
+_MAX_PIXELS = {"AVIF": 2**28, "BMP": 10**9}
 _WITHOUT_ALPHA = ("JPEG", "BMP")
 
 PathLike = str | os.PathLike[str]
 
 
 def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read the first image of a PNG, JPEG, WebP, TIFF, BMP or AVIF file, recognised by its content.
+    """Read the first image of a PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF or HEIC file, recognised by its content.
 
     The pixels are float32 and upright; round(pixels * 255), or 65535, gives the stored integers back. CMYK becomes
-    sRGB, everything else stays in the file's own RGB. Takes about 12 bytes per pixel beyond the result.
+    sRGB, and values proportional to light are encoded with the sRGB curve, which the profile then says; everything
+    else stays in the file's own RGB. Takes about 12 bytes per pixel beyond the result. HEIC needs the extra `heif`.
 
     Raises: ImageError, in one line, for a file that is missing, unreadable, no image, damaged or cut short, larger
-        than `max_pixels`, or holds NaN.
+        than `max_pixels`, or holds NaN, and where the extra is missing.
     """
     shown = one_line(path)
 
@@ -67,7 +74,7 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
                 f" {max_pixels / 1e6:.6g} million; raise it with --max-pixels if you trust the file"
             )
 
-    with _quiet, _opened(path) as file:
+    with quiet, _opened(path) as file:
         format = _recognised(file, shown)
         try:
             decoded = decode(file, format, check_size)
@@ -96,28 +103,74 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
     )
 
 
-def write(path: PathLike, picture: Picture, *, quality: int | None = None, overwrite: bool = False) -> None:
-    """Write a picture in the format of the path's ending, completely or not at all.
+def write(
+    path: PathLike,
+    picture: Picture,
+    *,
+    quality: int | None = None,
+    overwrite: bool = False,
+    format: str | None = None,
+) -> None:
+    """Write a picture, completely or not at all: `write_bands` with the whole picture as the only band.
 
-    Depth, grey, profile, EXIF and XMP are kept where the format can hold them: JPEG, WebP, BMP and AVIF have 8 bits,
-    WebP and AVIF no grey, BMP no metadata. Float pixels are clipped to [0, 1] and rounded to nearest. PNG and TIFF
-    need a few megabytes beside the picture, the other formats about two more copies of its 8-bit samples.
+    An integer tensor is written with its own depth, floating point with `picture.depth`.
+    Raises: as `write_bands`.
+    """
+    _check_picture(picture)
+    depth = {torch.uint8: 8, torch.uint16: 16}.get(picture.pixels.dtype, picture.depth)
+    height, width = picture.pixels.shape[2:]
+    write_bands(
+        path,
+        replace(picture, depth=depth),
+        height,
+        width,
+        [(picture.pixels[0], None if picture.alpha is None else picture.alpha[0])],
+        quality=quality,
+        overwrite=overwrite,
+        format=format,
+    )
+
+
+def write_bands(
+    path: PathLike,
+    like: Picture,
+    height: int,
+    width: int,
+    bands: Iterable[Band],
+    *,
+    quality: int | None = None,
+    overwrite: bool = False,
+    format: str | None = None,
+) -> None:
+    """Write rows as they are computed, from top to bottom; the file has its name only when it is complete.
+
+    Depth, grey, profile, EXIF and XMP are those of `like`, where the format can hold them: JPEG, WebP, BMP and AVIF
+    have 8 bits, WebP no grey, BMP no metadata. Float pixels are clipped to [0, 1] and rounded to nearest.
+    PNG and TIFF hold a few megabytes beside the band in hand; `streams` and `encoder_bytes` say what others need.
 
     Args:
+        like: the picture that was enlarged, for all but its pixels; with alpha if the bands have it.
+        bands: colours (3, rows, width) and alpha (1, rows, width), or None without: floating point in [0, 1], uint8
+            or uint16, on any device, of any number of rows. A band may be changed once the next one is asked for.
         quality: 1 to 100 for JPEG (default 95), WebP (95; 100 is lossless) and AVIF (90); the others are lossless.
         overwrite: replace a file that is already there; until the last moment it stays as it was.
+        format: one of PNG, JPEG, WebP, TIFF, AVIF and BMP, in any case; default: by the path's ending.
     Raises: ImageError, in one line, as `check_target` does, for NaN, and for a full disk; UsageError for a
-        quality out of range; ShapeError for pixels of another shape.
+        quality out of range and an unknown format; ShapeError for bands of another shape or number of rows; and
+        whatever `bands` raises.
     """
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"expected a quality from 1 to 100, got {quality}")
-    _check_picture(picture)
-    height, width = picture.pixels.shape[2:]
-    format = check_target(path, height=height, width=width, alpha=picture.alpha is not None, overwrite=overwrite)
+    alpha = like.alpha is not None
+    format = check_target(path, height=height, width=width, alpha=alpha, overwrite=overwrite, format=format)
     shown = one_line(path)
     try:
-        with _quiet, _replacing(path) as file:
-            encode(file, format, picture, quality)
+        with _replacing(path) as file:
+            encode(file, format, layout_of(format, like, height, width), _relayed(bands), quality)
+    except _BandsFailed as failed:
+        raise failed.error from None
+    except NlsrError:
+        raise
     except Refusal as refusal:
         raise ImageError(f"{shown}: {refusal}") from refusal
     except MemoryError as error:
@@ -128,21 +181,34 @@ def write(path: PathLike, picture: Picture, *, quality: int | None = None, overw
         raise ImageError(f"{shown}: cannot be written as {format} ({_reason(error)}); try PNG") from error
 
 
-def check_target(path: PathLike, *, height: int, width: int, alpha: bool = False, overwrite: bool = False) -> str:
+def check_target(
+    path: PathLike,
+    *,
+    height: int,
+    width: int,
+    alpha: bool = False,
+    overwrite: bool = False,
+    format: str | None = None,
+) -> str:
     """The format in which an image of this size can be written to a path; to be asked before a long computation.
 
-    Raises: ImageError for an unknown ending, a missing or unwritable folder, a directory or a special file in the
-        way, an existing file without `overwrite`, and a size or an alpha that the format cannot hold.
+    Args:
+        format: as for `write_bands`; without it the path's ending decides.
+    Raises: UsageError for an unknown format; ImageError for an unknown ending, a missing or unwritable folder, a
+        directory or a special file in the way, an existing file without `overwrite`, and a size or an alpha that
+        the format cannot hold.
     """
     shown = one_line(path)
     name = os.fsdecode(path)
-    ending = os.path.splitext(name)[1].lower()
-    format = ENDINGS.get(ending)
-    if format is None:
-        raise ImageError(f"{shown}: expected an ending among {' '.join(ENDINGS)}, got {one_line(ending) or 'none'}")
+    format = _format_of_ending(name, shown) if format is None else format_named(format)
     if max(height, width) > _MAX_SIDE[format]:
         raise ImageError(
             f"{shown}: {format} holds at most {_MAX_SIDE[format]} pixels per side, got {width}×{height};"
+            " write PNG or TIFF"
+        )
+    if height * width > _MAX_PIXELS.get(format, height * width):
+        raise ImageError(
+            f"{shown}: {format} holds at most {_MAX_PIXELS[format] / 1e6:.0f} million pixels, got {width}×{height};"
             " write PNG or TIFF"
         )
     if alpha and format in _WITHOUT_ALPHA:
@@ -167,42 +233,50 @@ def check_target(path: PathLike, *, height: int, width: int, alpha: bool = False
     return format
 
 
+def format_named(name: str) -> str:
+    """The format that a user calls by its name or by an ending, in any case: 'JPEG' for 'jpg'.
+
+    Raises: UsageError for a format that is not written.
+    """
+    format = ENDINGS.get("." + name.lower().removeprefix("."))
+    if format is None:
+        formats = ", ".join(dict.fromkeys(ENDINGS.values()))
+        raise UsageError(f"expected a format among {formats}, got {one_line(name)}")
+    return format
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is one that only writing gives, until it is complete; a killed process leaves it behind."""
+    return _UNFINISHED.fullmatch(name) is not None
+
+
 def one_line(path: PathLike) -> str:
     """A path as it stands in a message: newlines, control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fsdecode(path))
 
 
-class _Quiet:
-    """Silences the decoders' warnings and logs: what matters becomes an error or a note.
-
-    `warnings.catch_warnings` alone would leave everything silenced for good when two threads leave it in the
-    wrong order; here the first one in saves the filters and the last one out restores them.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.saved = warnings.catch_warnings()
-                self.saved.__enter__()
-                warnings.simplefilter("ignore")
-                self.loggers = [logger for logger in map(logging.getLogger, _LOGGERS) if not logger.disabled]
-                for logger in self.loggers:
-                    logger.disabled = True
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.saved.__exit__(None, None, None)
-                for logger in self.loggers:
-                    logger.disabled = False
+_UNFINISHED = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
-_quiet = _Quiet()
+class _BandsFailed(Exception):
+    """Carries what computing the bands raised past the explanations of what writing raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _relayed(bands: Iterable[Band]) -> Iterator[Band]:
+    try:
+        yield from bands
+    except Exception as error:
+        raise _BandsFailed(error) from error
+
+
+def _format_of_ending(name: str, shown: str) -> str:
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in ENDINGS:
+        raise ImageError(f"{shown}: expected an ending among {' '.join(ENDINGS)}, got {one_line(ending) or 'none'}")
+    return ENDINGS[ending]
 
 
 @contextlib.contextmanager
@@ -233,7 +307,7 @@ def _recognised(file: BinaryIO, shown: str) -> str:
         file.seek(0)
     except OSError as error:
         raise ImageError(f"{shown}: cannot be read ({_reason(error)}); check the disk") from error
-    formats = "PNG, JPEG, WebP, TIFF, BMP or AVIF"
+    formats = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF or HEIC"
     if not head:
         raise ImageError(f"{shown}: expected {formats}, got an empty file; get it again")
     format = sniff(head)
@@ -244,9 +318,6 @@ def _recognised(file: BinaryIO, shown: str) -> str:
 
 
 _FOREIGN = [
-    (b"GIF8", "GIF"),
-    (b"ftyphei", "HEIC"),
-    (b"ftypmif1", "HEIC"),
     (b"\xffO\xffQ", "JPEG 2000"),
     (b"jP  ", "JPEG 2000"),
     (b"JXL ", "JPEG XL"),

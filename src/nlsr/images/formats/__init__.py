@@ -1,0 +1,1 @@
+"""Image formats: from bytes to samples and back. Knows nothing of paths."""
