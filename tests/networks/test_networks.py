@@ -12,6 +12,7 @@ from nlsr.networks import (
     DLSN,
     ENLCN,
     NETWORKS,
+    NLAN,
     NLSN,
     PAN,
     PRESETS,
@@ -19,6 +20,7 @@ from nlsr.networks import (
     ENLCNConfig,
     LCoAN,
     LCoANConfig,
+    NLANConfig,
     NLSNConfig,
     PANConfig,
     dlsn,
@@ -26,6 +28,7 @@ from nlsr.networks import (
     lcoan,
     lcoan_light,
     name_of,
+    nlan,
     nlsn,
     pan,
 )
@@ -79,9 +82,21 @@ def test_published_dlsn_has_the_counted_parameters_less_one_never_used(scale, co
         assert sum(p.numel() for p in DLSN(dlsn(scale)).parameters()) == counted - 1
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_nlan_is_lcoan_with_another_attention(scale):
+    """Ten times two 1x1 embeddings and slopes in place of one 3x3 embedding: all else is equal."""
+    with torch.device("meta"):
+        ours, lcoans = (
+            sum(p.numel() for p in network.parameters()) for network in (NLAN(nlan(scale)), LCoAN(lcoan(scale)))
+        )
+    embedding, embeddings = 128 * 128 * 9 + 128, 10 * (2 * (128 * 64 + 64) + 3)
+    assert ours - embeddings == lcoans - embedding
+
+
 SMALL = {
     "dlsn": lambda scale: DLSN(DLSNConfig(scale, channels=8, num_groups=2, num_blocks=1, chunk_size=12, rounds=2)),
     "enlcn": lambda scale: ENLCN(ENLCNConfig(scale, channels=8, num_blocks=9)),
+    "nlan": lambda scale: NLAN(NLANConfig(scale, channels=8, num_groups=2, num_blocks=1)),
     "nlsn": lambda scale: NLSN(NLSNConfig(scale, channels=8, num_blocks=9, chunk_size=12, rounds=2)),
     "pan": lambda scale: PAN(PANConfig(scale, channels=9, upsampler_channels=4, num_blocks=2)),
 }
@@ -111,6 +126,17 @@ def test_directions_are_drawn_from_a_generator_if_one_is_given(name):
     assert not torch.equal(results[0], results[3])
 
 
+def test_forward_draws_anew_in_each_call_if_the_network_is_given_a_generator():
+    network = SMALL["nlsn"](2).eval()
+    network.draws = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        first, second = network(image(1, 20, 15)), network(image(1, 20, 15))
+        network.draws = torch.Generator().manual_seed(1)
+        again = network(image(1, 20, 15))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
 def test_operators_of_a_network_draw_different_directions():
     affinities = SMALL["nlsn"](2).trace(image(1, 20, 15)).affinities
     assert len(affinities) == 2
@@ -124,7 +150,7 @@ def test_the_light_preset_matches_once_and_reuses_at_least_twice():
     assert sum(p.numel() for p in network.parameters()) * 4 < 4e6
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "dense", "none"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"])
 @pytest.mark.parametrize("upsampler", ["edsr", "direct"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (12, 13)])
@@ -136,7 +162,7 @@ def test_every_size_is_enlarged_by_the_scale(scale, size, upsampler, operator):
     assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "dense"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "dense"])
 def test_an_image_alone_and_in_a_batch_gives_the_same(operator):
     network = small(operator=operator)
     images = image(3, 11, 9)
@@ -198,7 +224,7 @@ def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
 
 
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "dense", "none"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"])
 def test_gradients_reach_every_parameter(operator, share):
     network = small(operator=operator, share=share)
     network(image(1, 9, 9)).sum().backward()
@@ -217,7 +243,7 @@ def test_networks_are_known_by_name():
     for name, preset in PRESETS.items():
         config = preset(4)
         known = next(known for known, (config_type, _) in NETWORKS.items() if config_type is type(config))
-        assert name.startswith({"glan": "glan"}.get(name, known))
+        assert name.startswith({"glan": "glan", "levn": "levn"}.get(name, known))
     assert name_of(small()) == "lcoan"
 
 

@@ -3,15 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
+from nlsr.networks.asid import ASID, ASIDConfig, asid, asid_d8
+from nlsr.networks.csnln import CSNLN, CSNLNConfig, csnln
 from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
 from nlsr.networks.enlcn import ENLCN, ENLCNConfig, enlcn
 from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
+from nlsr.networks.levn import levn
 from nlsr.networks.network import Network, Trace
 from nlsr.networks.nlan import NLAN, NLANConfig, nlan
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
+    "asid": (ASIDConfig, ASID),
+    "csnln": (CSNLNConfig, CSNLN),
     "dlsn": (DLSNConfig, DLSN),
     "enlcn": (ENLCNConfig, ENLCN),
     "lcoan": (LCoANConfig, LCoAN),
@@ -22,11 +27,15 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
 """Name -> (config, class)."""
 
 PRESETS: dict[str, Callable[[int], Any]] = {
+    "asid": asid,
+    "asid-d8": asid_d8,
+    "csnln": csnln,
     "dlsn": dlsn,
     "enlcn": enlcn,
     "glan": dlsn,
     "lcoan": lcoan,
     "lcoan-light": lcoan_light,
+    "levn": levn,
     "nlan": nlan,
     "nlsn": nlsn,
     "pan": pan,
@@ -40,6 +49,8 @@ def name_of(network: Network) -> str:
 
 
 __all__ = [
+    "ASID",
+    "CSNLN",
     "DLSN",
     "ENLCN",
     "NETWORKS",
@@ -47,6 +58,8 @@ __all__ = [
     "NLSN",
     "PAN",
     "PRESETS",
+    "ASIDConfig",
+    "CSNLNConfig",
     "DLSNConfig",
     "ENLCNConfig",
     "LCoAN",
@@ -56,10 +69,14 @@ __all__ = [
     "Network",
     "PANConfig",
     "Trace",
+    "asid",
+    "asid_d8",
+    "csnln",
     "dlsn",
     "enlcn",
     "lcoan",
     "lcoan_light",
+    "levn",
     "name_of",
     "nlan",
     "nlsn",

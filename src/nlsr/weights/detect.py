@@ -96,7 +96,8 @@ def _known_share(network: str, tensors: Tensors) -> float:
 
 def _renamed(tensors: Tensors, rules: Rules) -> tuple[Tensors, list[str]]:
     """Tensors under our names, by the first rule that matches the whole name; and the names that no rule knows."""
-    renamed, unknown = {}, []
+    renamed: Tensors = {}
+    unknown: list[str] = []
     for name, tensor in tensors.items():
         for pattern, ours in rules:
             match = re.fullmatch(pattern, name)

@@ -1,9 +1,11 @@
 """Weight files as their authors published them: how to know each network's, its sizes, and its names in ours."""
 
-from nlsr.weights.published import edsr, pan
+from nlsr.weights.published import asid, csnln, edsr, pan
 from nlsr.weights.published.published import Published, Rules, Tensors
 
-PUBLISHED: dict[str, Published] = dict(sorted((edsr.PUBLISHED | pan.PUBLISHED).items()))
+PUBLISHED: dict[str, Published] = dict(
+    sorted((asid.PUBLISHED | csnln.PUBLISHED | edsr.PUBLISHED | pan.PUBLISHED).items())
+)
 """Network -> reader of its files."""
 
 __all__ = ["PUBLISHED", "Published", "Rules", "Tensors"]
