@@ -13,14 +13,6 @@ CHECKED = [
     "nlsr.images.resize",
     "nlsr.train",
 ]
-    "nlsr.attention",
-    "nlsr.networks",
-    "nlsr.evaluate",
-    "nlsr.images.alpha",
-    "nlsr.images.colour",
-    "nlsr.images.resize",
-    "nlsr.train",
-]
 
 with install_import_hook(CHECKED, "beartype.beartype"):
     import nlsr.attention

@@ -1,6 +1,7 @@
 """A folder is evaluated image by image; what cannot be evaluated is named."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,18 @@ from PIL import Image
 from torch import Tensor
 
 from nlsr.errors import ImageError, NlsrError, UsageError
-from nlsr.evaluate import PROTOCOLS, PairFolder, bicubic, evaluate, markdown, psnr, ssim
+from nlsr.evaluate import (
+    PROTOCOLS,
+    Evaluation,
+    PairFolder,
+    Row,
+    Score,
+    bicubic,
+    bicubic_model,
+    evaluate,
+    psnr,
+    ssim,
+)
 from nlsr.images import resize
 
 
@@ -35,8 +47,8 @@ def test_rows_are_the_metrics_of_each_image_and_mean_their_mean(folder: Path) ->
         upscaled = bicubic(3)(pair.low_res)
         metrics = (metric(upscaled, pair.high_res, border=3).item() for metric in (psnr, ssim))
         expected.append((pair.name, tuple(pair.high_res.shape[-2:]), *metrics))
-    assert [(row.name, row.size, row.psnr, row.ssim) for row in result.rows] == expected
-    assert (result.data, result.scale, result.protocol, result.failures) == ("Set2", 3, "luma", ())
+    assert [(row.name, row.size, *row.scores["luma"]) for row in result.rows] == expected
+    assert (result.data, result.scale, list(result.means), result.failures) == ("Set2", 3, ["luma"], ())
     assert result.rows[0].size == (39, 39)
     assert result.mean.psnr == pytest.approx((expected[0][2] + expected[1][2]) / 2)
     assert result.mean.ssim == pytest.approx((expected[0][3] + expected[1][3]) / 2)
@@ -122,16 +134,81 @@ def test_errors_of_the_folder_come_at_once(tmp_path: Path) -> None:
         evaluate(bicubic(2), tmp_path, scale=0)
 
 
+def test_memory_that_runs_out_is_a_failure_of_one_image(folder: Path) -> None:
+    def upscale(low_res: Tensor) -> Tensor:
+        if low_res.shape[-1] == 25:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return bicubic(2)(low_res)
+
+    result = evaluate(upscale, folder, scale=2)
+    assert [row.name for row in result.rows] == ["a.png"]
+    assert [tuple(vars(failure).values()) for failure in result.failures] == [
+        ("b.png", "does not fit in memory; try --tile 256")
+    ]
+
+
+def test_low_res_images_come_from_a_folder_and_strangers_are_named(folder: Path, tmp_path: Path) -> None:
+    low_res = tmp_path / "LR"
+    low_res.mkdir()
+    save(low_res / "a_x3.png", 13, 13, seed=5)
+    save(low_res / "z_x3.png", 13, 13)
+    result = evaluate(bicubic(3), folder, scale=3, low_res=low_res)
+    pair = PairFolder(folder, scale=3, low_res=low_res)[0]
+    assert result.rows[0].scores["luma"] == PROTOCOLS["luma"].measure(bicubic(3)(pair.low_res), pair.high_res, border=3)
+    assert [failure.name for failure in result.failures] == ["b.png", "z_x3.png"]
+    assert result.failures[1].reason.endswith("z_x3.png: belongs to no high-res image")
+
+
+def test_protocols_stand_side_by_side(folder: Path) -> None:
+    model = bicubic_model(3)
+    result = evaluate(model.upscale, folder, scale=3, protocols=tuple(PROTOCOLS), enlarge_luma=model.enlarge_luma)
+    assert list(result.means) == [*PROTOCOLS, "luma-first"]
+    pair = PairFolder(folder, scale=3)[0]
+    for name, protocol in PROTOCOLS.items():
+        assert result.rows[0].scores[name] == protocol.measure(model.upscale(pair.low_res), pair.high_res, border=3)
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_luma_first_resizes_one_plane_and_rounds_once(tmp_path: Path, grey: bool) -> None:
+    array = np.random.default_rng(3).integers(0, 256, (41, 39, 3), dtype=np.uint8)
+    Image.fromarray(array[..., 0] if grey else array).save(tmp_path / "a.png")
+    model = bicubic_model(2)
+    result = evaluate(model.upscale, tmp_path, scale=2, enlarge_luma=model.enlarge_luma)
+    values = array[:40, :38].astype(float)
+    plane = values[..., 0] if grey else np.rint(16 + values @ np.array([65.481, 128.553, 24.966]) / 255)
+    small = resize(torch.from_numpy(plane), scale=0.5)
+    large = np.clip(np.floor(resize(small, scale=2).numpy() + 0.5), 0, 255)
+    expected = 10 * np.log10(255**2 / ((large - plane)[2:-2, 2:-2] ** 2).mean())
+    assert result.means["luma-first"].psnr == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_worst_come_first_and_nan_before_all() -> None:
+    values = {"a": 30.0, "b": 20.0, "c": float("nan"), "d": 25.0}
+    rows = tuple(Row(name, (1, 1), {"luma": Score(psnr, 0.5)}) for name, psnr in values.items())
+    evaluation = Evaluation("set", 2, rows, ())
+    assert [row.name for row in evaluation.worst(3)] == ["c", "b", "d"]
+
+
+def test_remembered_rows_are_not_computed_again(folder: Path) -> None:
+    known = Row("a.png", (1, 1), {"luma": Score(12.0, 0.5)})
+
+    def remember(files: list[Path], compute: Callable[[], Row]) -> Row:
+        return known if files[0].name == "a.png" else compute()
+
+    result = evaluate(bicubic(2), folder, scale=2, remember=remember)
+    assert result.rows[0] is known
+    assert result.rows[1] == evaluate(bicubic(2), folder, scale=2).rows[1]
+
+
 def test_dictionary_is_strict_json_and_holds_everything(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"not an image")
     result = evaluate(bicubic(2), folder, scale=2)
     loaded = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert loaded == result.as_dict()
-    assert loaded["protocol"] == {"name": "luma", "words": PROTOCOLS["luma"].words}
-    assert loaded["mean"] == {"psnr": result.mean.psnr, "ssim": result.mean.ssim}
-    assert loaded["rows"][0] == {
-        "name": "a.png", "size": [40, 38], "psnr": result.rows[0].psnr, "ssim": result.rows[0].ssim
-    }  # fmt: skip
+    assert loaded["protocols"] == {"luma": PROTOCOLS["luma"].words}
+    assert loaded["means"]["luma"] == {"psnr": result.mean.psnr, "ssim": result.mean.ssim}
+    scores = {"luma": result.rows[0].scores["luma"]._asdict()}
+    assert loaded["images"][0] == {"name": "a.png", "size": [40, 38], "scores": scores}
     assert loaded["failures"][0]["name"] == "broken.png"
     assert (loaded["data"], loaded["scale"]) == ("Set2", 2)
 
@@ -140,26 +217,6 @@ def test_infinite_psnr_stays_strict_json(folder: Path) -> None:
     result = evaluate(lambda low_res: low_res, folder, scale=1)
     assert result.mean == (float("inf"), 1.0)
     loaded = json.loads(json.dumps(result.as_dict(), allow_nan=False))
-    assert float(loaded["mean"]["psnr"]) == float(loaded["rows"][1]["psnr"]) == float("inf")
-
-
-def test_markdown_shows_rows_mean_protocol_and_failures(folder: Path) -> None:
-    save(folder / "odd|name.png", 30, 50, seed=2)
-    (folder / "broken.png").write_bytes(b"not an image")
-    result = evaluate(bicubic(3), folder, scale=3)
-    lines = markdown(result).splitlines()
-    a = result.rows[0]
-    assert lines[0] == "### Set2 ×3"
-    assert lines[2] == "| image | size | PSNR (dB) | SSIM |"
-    assert lines[4] == f"| a.png | 39×39 | {a.psnr:.2f} | {a.ssim:.4f} |"
-    assert lines[5].startswith("| b.png | 48×30 | ")
-    assert lines[6].startswith("| odd\\|name.png | 48×30 | ")
-    assert lines[7] == f"| mean of 3 |  | {result.mean.psnr:.2f} | {result.mean.ssim:.4f} |"
-    assert lines[9] == f"Protocol `luma`: {PROTOCOLS['luma'].words}."
-    assert lines[11] == "Left out, and not in the mean (1):"
-    assert lines[13].startswith("- broken.png: ")
-
-
-def test_markdown_without_failures_ends_with_the_protocol(folder: Path) -> None:
-    text = markdown(evaluate(bicubic(3), folder, scale=3))
-    assert text.endswith(f"{PROTOCOLS['luma'].words}.\n")
+    assert (
+        float(loaded["means"]["luma"]["psnr"]) == float(loaded["images"][1]["scores"]["luma"]["psnr"]) == float("inf")
+    )

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of luma against scikit-image, on luma computed here in NumPy."""
+"""PSNR and SSIM against scikit-image and torchmetrics, on planes computed here in NumPy."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from nlsr.errors import ShapeError
-from nlsr.evaluate import psnr, ssim
+from nlsr.evaluate import PROTOCOLS, psnr, ssim
 
 Metric = Callable[..., Tensor]
 
@@ -140,3 +140,78 @@ def test_image_smaller_than_the_window_of_ssim_is_an_error() -> None:
     with pytest.raises(ShapeError, match="SSIM needs 11×11 pixels or more inside the border, got 22×10"):
         ssim(image, image, border=4)
     assert ssim(image, image, border=3).item() == 1.0
+
+
+def eight_bits(image: Tensor, border: int) -> np.ndarray:
+    """(height, width, 3), 0 to 255, without the border."""
+    values = np.rint(np.clip(image.double().numpy()[0], 0, 1) * 255).transpose(1, 2, 0)
+    return values[border : values.shape[0] - border, border : values.shape[1] - border]
+
+
+def reference_planes(name: str, image: Tensor, border: int) -> list[np.ndarray]:
+    """What a protocol compares."""
+    rgb = eight_bits(image, border)
+    if name == "rgb":
+        return [rgb[..., channel] for channel in range(3)]
+    if name == "edsr":
+        return [rgb @ np.array([65.738, 129.057, 25.064]) / 256]
+    y = 16 + rgb @ np.array([65.481, 128.553, 24.966]) / 255
+    return [np.floor(y + 0.5)] if name == "luma-uint8" else [y]
+
+
+def reference_ssim(name: str, first: np.ndarray, second: np.ndarray) -> float:
+    """scikit-image continues the image by mirroring and gives the value at every pixel: as `edsr` wants it; the others
+    want it where the window fits, or of an image continued by its edge."""
+    if name == "asid":
+        first, second = np.pad(first, 5, mode="edge"), np.pad(second, 5, mode="edge")
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True)
+    _, values = structural_similarity(first, second, **options)
+    return values.mean() if name == "edsr" else values[5:-5, 5:-5].mean()
+
+
+@pytest.mark.parametrize(("height", "width", "border"), [(19, 20, 4), (33, 65, 3), (24, 21, 2)])
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_every_protocol_equals_scikit_image(name: str, height: int, width: int, border: int) -> None:
+    upscaled, high_res = images(1, height, width)
+    pairs = [reference_planes(name, image, border) for image in (upscaled, high_res)]
+    score = PROTOCOLS[name].measure(upscaled, high_res, border=border)
+    expected_psnr = peak_signal_noise_ratio(np.stack(pairs[1]), np.stack(pairs[0]), data_range=255)
+    expected_ssim = np.mean([reference_ssim(name, *planes) for planes in zip(*pairs, strict=True)])
+    assert score.psnr == pytest.approx(expected_psnr, abs=TOLERANCE["psnr"])
+    assert score.ssim == pytest.approx(expected_ssim, abs=TOLERANCE["ssim"])
+
+
+@pytest.mark.parametrize("name", ["luma", "luma-uint8", "rgb"])
+def test_torchmetrics_agrees_to_the_accuracy_of_float32(name: str) -> None:
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    upscaled, high_res = images(1, 40, 52)
+    first, second = (
+        torch.from_numpy(np.stack(reference_planes(name, image, 4)))[None].float() for image in (upscaled, high_res)
+    )
+    score = PROTOCOLS[name].measure(upscaled, high_res, border=4)
+    expected = functional.peak_signal_noise_ratio(first, second, data_range=255.0).item()
+    assert score.psnr == pytest.approx(expected, abs=1e-4)
+    # torchmetrics continues the image by reflection; where the window fits that does not matter.
+    measure = functional.structural_similarity_index_measure
+    _, values = measure(first, second, sigma=1.5, data_range=255.0, return_full_image=True)
+    assert score.ssim == pytest.approx(values[..., 5:-5, 5:-5].mean().item(), abs=1e-4)
+
+
+def test_psnr_under_edsr_is_that_of_the_weighted_difference() -> None:
+    upscaled, high_res = images(1, 22, 31)
+    difference = (eight_bits(upscaled, 3) - eight_bits(high_res, 3)) / 255
+    weighted = (difference * np.array([65.738, 129.057, 25.064]) / 256).sum(2)
+    expected = -10 * np.log10((weighted**2).mean())
+    assert PROTOCOLS["edsr"].measure(upscaled, high_res, border=3).psnr == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["edsr", "asid"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 17), (10, 11)])
+def test_protocols_of_the_full_map_measure_what_is_smaller_than_the_window(name: str, height: int, width: int) -> None:
+    upscaled, high_res = images(1, height + 4, width + 4)
+    first, second = (reference_planes(name, image, 2)[0] for image in (upscaled, high_res))
+    mode = "symmetric" if name == "edsr" else "edge"
+    first, second = (np.pad(plane, 5, mode=mode) for plane in (first, second))
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True)
+    expected = structural_similarity(first, second, **options)[1][5:-5, 5:-5].mean()
+    assert PROTOCOLS[name].measure(upscaled, high_res, border=2).ssim == pytest.approx(expected, abs=1e-12)

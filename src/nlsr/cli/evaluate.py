@@ -2,18 +2,21 @@
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nlsr.cli.settings import ModelSettings, model_settings
-from nlsr.errors import NlsrError, UsageError
+from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
+    from nlsr.evaluate.models import Model
+    from nlsr.evaluate.output import Output
+    from nlsr.evaluate.tables import Result
 
 
 def evaluate(
@@ -26,6 +29,14 @@ def evaluate(
     scale: Annotated[
         int | None, typer.Option("-s", "--scale", min=2, help="Needed for bicubic. [default: the model's]")
     ] = None,
+    low_res: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of low-res images, one for each --data. [default: made by bicubic resizing]"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for tables, worst images and times; goes on where it was stopped."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     settings: ModelSettings = None,
     redraw: Annotated[
@@ -35,57 +46,142 @@ def evaluate(
     tile: Annotated[
         int | None, typer.Option(min=16, help="Cut into tiles of this side. [default: whole images]")
     ] = None,
+    tiles: Annotated[
+        Literal["none", "published"],
+        typer.Option(help="'published': cut as the network's published numbers were made."),
+    ] = "none",
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over eight flips and turns.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
 ) -> None:
-    """PSNR and SSIM of luma: low-res images are made by MATLAB-exact bicubic resizing, then upscaled and compared."""
+    """PSNR and SSIM under named protocols: low-res images are made as MATLAB does, upscaled, and compared."""
     import torch
 
-    from nlsr.cli.progress import Counter
-    from nlsr.evaluate import evaluate as score
-    from nlsr.evaluate import markdown
+    from nlsr.evaluate.datasets import data_set_name
+    from nlsr.evaluate.tables import markdown, protocols_in_words, summary
 
+    if tile is not None and tiles == "published":
+        raise UsageError("--tile and --tiles published: expected one of them")
+    if low_res and len(low_res) != len(data):
+        raise UsageError(f"--low-res: expected one folder for each --data, got {len(low_res)} for {len(data)}")
     if threads:
         torch.set_num_threads(threads)
-    upscalers = [(name, *_upscaler(name, scale, tile, model_settings(settings), redraw)) for name in model]
-    results, failed = [], False
-    for name, upscale, model_scale in upscalers:
-        for folder in data:
+    names = Counter(data_set_name(folder) for folder in data)
+    if doubled := [name for name, count in names.items() if count > 1]:
+        raise UsageError(f"--data: several sets are called {', '.join(doubled)}; rename a folder")
+    low_res_folders: Sequence[Path | None] = low_res or [None] * len(data)
+    where = _output(output, device)
+    options = dict(
+        scale=scale,
+        settings=model_settings(settings),
+        tiles=tile or tiles,
+        redraw=redraw,
+        ensemble=ensemble,
+        device=_device(device),
+    )
+    models, failed = _models(model, options)
+    results = []
+    for each in models:
+        for folder, low in zip(data, low_res_folders, strict=True):
             try:
-                with Counter(f"{name} on {folder.name}") as counter:
-                    result = score(upscale, folder, scale=model_scale, progress=counter)
+                result = _evaluate(each, folder, low, where)
             except NlsrError as error:
+                if isinstance(error, Interrupted):
+                    raise
                 print(f"evaluate: {error}", file=sys.stderr)
                 failed = True
                 continue
-            failed |= bool(result.failures)
-            for failure in result.failures:
+            failed |= bool(result.evaluation.failures)
+            for failure in result.evaluation.failures:
                 print(f"evaluate: {failure.name}: {failure.reason}", file=sys.stderr)
-            results.append({"model": name, "data": folder.name} | result.as_dict())
+            results.append(result)
             if not as_json:
-                print(f"## {name} on {folder.name}, x{model_scale}\n\n{markdown(result)}\n")
+                print(markdown(result))
     if as_json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps([result.as_dict() for result in results], indent=1))
+    elif results:
+        print((summary(results) + "\n" if len(results) > 1 else "") + protocols_in_words(results), end="")
+    if where and results:
+        where.write(results)
     if failed:
         raise typer.Exit(1)
 
 
-def _upscaler(
-    name: str, scale: int | None, tile: int | None, settings: dict[str, Any], redraw: int | None
-) -> "tuple[Callable[[Tensor], Tensor], int]":
+def _device(name: str) -> str:
     import torch
 
-    from nlsr.evaluate import bicubic
-    from nlsr.upscale import Upscaler
-    from nlsr.weights import load
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: not available here; try cpu") from error
+    return name
 
-    if name == "bicubic":
-        if scale is None:
-            raise UsageError("--model bicubic: needs --scale")
-        return bicubic(scale), scale
-    network = load(name, **settings)
-    if redraw is not None:
-        network.draws = torch.Generator().manual_seed(redraw)
-    upscaler = Upscaler(network, tile=tile or "none")
-    if scale not in (None, upscaler.scale):
-        raise UsageError(f"--scale {scale}: {name} upscales by {upscaler.scale}")
-    return upscaler, upscaler.scale
+
+def _output(folder: Path | None, device: str) -> "Output | None":
+    import torch
+
+    from nlsr.benchmark.memory import peak_memory, reset_peak
+    from nlsr.evaluate.output import Output
+
+    if folder is None:
+        return None
+    if device.startswith("cuda"):
+        on_device = (
+            partial(torch.cuda.reset_peak_memory_stats, device),
+            partial(torch.cuda.max_memory_allocated, device),
+        )
+        return Output(folder, peak_memory=on_device)
+    return Output(folder, peak_memory=(reset_peak, peak_memory))
+
+
+def _models(names: list[str], options: dict[str, Any]) -> "tuple[list[Model], bool]":
+    """Those that can be loaded, and whether there are others, which are named. A single one that cannot is an error."""
+    from nlsr.evaluate.models import load_model
+
+    models = []
+    for name in dict.fromkeys(names):
+        try:
+            models.append(load_model(name, **options))
+        except NlsrError as error:
+            if len(names) == 1:
+                raise
+            print(f"evaluate: {error}", file=sys.stderr)
+    return models, len(models) < len(dict.fromkeys(names))
+
+
+def _evaluate(model: "Model", data: Path, low_res: Path | None, output: "Output | None") -> "Result":
+    from nlsr.cli.progress import Counter as Bar
+    from nlsr.evaluate.datasets import PairFolder
+    from nlsr.evaluate.evaluation import evaluate as score
+    from nlsr.evaluate.protocols import PROTOCOLS
+    from nlsr.evaluate.tables import Result
+
+    session = output.session(model, data) if output else None
+    done = total = 0
+
+    with Bar(f"{model.name} on {data.name}") as bar:
+
+        def progress(now: int, of: int) -> None:
+            nonlocal done, total
+            done, total = now, of
+            bar(now, of)
+
+        try:
+            evaluation = score(
+                session.upscale if session else model.upscale,
+                data,
+                scale=model.scale,
+                low_res=low_res,
+                protocols=tuple(PROTOCOLS),
+                enlarge_luma=None if low_res else model.enlarge_luma,
+                remember=session.remember if session else None,
+                progress=progress,
+            )
+            result = Result(model, evaluation)
+            if session:
+                session.write_worst(result, PairFolder(data, scale=model.scale, low_res=low_res))
+        except KeyboardInterrupt:
+            rest = "; the same command goes on from there" if output else "; with -o DIR it could go on from there"
+            count = f" of {total}" if total else ""
+            raise Interrupted(f"stopped after {done}{count} images of {data.name} with {model.name}{rest}") from None
+    return result
