@@ -2,7 +2,10 @@
 
 import json
 
+from PIL import Image
+
 from nlsr.benchmark.networks import PARAMETERS
+from nlsr.benchmark.workers import Failed
 
 
 def test_the_table_names_sizes_and_published_counts(nlsr, monkeypatch):
@@ -28,3 +31,46 @@ def test_what_would_take_too_long_is_predicted_and_marked(nlsr, monkeypatch):
 def test_an_unknown_network_is_refused(nlsr):
     code, _, err = nlsr("benchmark", "networks", "none-such")
     assert (code, "none-such: expected one of" in err) == (2, True)
+
+
+def test_operators_are_measured_and_drawn(nlsr, tmp_path):
+    Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "picture.png")
+    words = ["lcoa", "exact", "cs-nl x2", "--size", 16, "--size", 24, "--channels", 16, "--repeats", 1, "--threads", 1]
+    code, out, err = nlsr("benchmark", "operators", *words, "-o", tmp_path / "out", "--image", tmp_path / "picture.png")
+    assert code == 0, err
+    assert "| operator | 16² | 24² | time ~ pixels^ |" in out
+    assert "| k-means, trained | 1 |" in out
+    lines = [json.loads(line) for line in (tmp_path / "out" / "operators.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if "operator" in line]
+    assert {(line["operator"], line["size"]) for line in measured} == {
+        (name, size) for name in ("lcoa", "exact", "cs-nl x2") for size in (16, 24)
+    }
+    assert all(line["seconds"] > 0 and line["machine"]["threads"] == 1 for line in measured)
+    with Image.open(tmp_path / "out" / "operators.png") as plot:
+        assert plot.width > 500
+
+
+def test_a_stack_that_shares_is_held_against_one_that_does_not(nlsr):
+    words = ["lcoa", "gla", "--stack", "--size", 24, "--channels", 16, "--repeats", 1, "--threads", 1]
+    code, out, err = nlsr("benchmark", "operators", *words)
+    assert code == 0, err
+    assert "| 10 modules | size | all match | one matches | saved by sharing | LCoA shared saves |" in out
+    assert out.count("24²") == 2
+
+
+def test_what_takes_too_long_is_a_row_and_larger_maps_are_not_tried(nlsr, monkeypatch):
+    monkeypatch.setattr("nlsr.benchmark.operators.Worker.ask", slow)
+    words = ["exact", "--size", 16, "--size", 24, "--repeats", 1]
+    code, out, _ = nlsr("benchmark", "operators", *words)
+    assert code == 0
+    assert "| exact | more than 120 s | not tried: a smaller map failed | nan | nan | nan |" in out
+
+
+def slow(self, request, *arguments, limit):
+    if request == "run":
+        raise Failed(f"more than {limit:.0f} s")
+
+
+def test_an_unknown_operator_is_refused(nlsr):
+    code, _, err = nlsr("benchmark", "operators", "none-such")
+    assert (code, "none-such: expected an operator of lcoa" in err) == (2, True)

@@ -1,0 +1,32 @@
+"""What a number was measured on."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from nlsr.upscale.memory import total_memory
+
+
+def facts(device: str, threads: int) -> dict[str, str | int | float]:
+    """The machine in words, for the head of every result."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return {
+        "device": name,
+        "threads": threads,
+        "cores": os.cpu_count() or 0,
+        "memory_gib": round(total_memory() / 2**30, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

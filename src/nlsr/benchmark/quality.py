@@ -1,0 +1,150 @@
+"""What operators miss: their error against exact attention, and how many of the truly strongest keys they reach.
+
+Both are taken on features of a trained network, inside a picture: on noise every key is as good as any other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nlsr.attention import (
+    Affinity,
+    ChunkedAffinity,
+    DenseAffinity,
+    KernelAffinity,
+    KMeans,
+    LearnableSparsePattern,
+    Leverage,
+    SharedWindow,
+)
+from nlsr.attention.affinity import to_tokens
+from nlsr.attention.global_learnable import super_bits
+from nlsr.attention.hashing import bucket_codes, num_buckets
+from nlsr.benchmark.operators import OPERATORS
+from nlsr.networks import LCoAN
+from nlsr.weights import load
+
+STRONGEST = 16
+"""Keys of a query whose recall is counted."""
+QUERIES = 512
+"""Positions, evenly spread, that stand for all."""
+LARGEST_SIDE = 200
+"""Of the middle of a picture that is looked at: exact attention is quadratic."""
+CHUNK = 64
+"""Sorted positions per window in the comparison of patterns: that of the trained network."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One operator on one feature map."""
+
+    name: str
+    rounds: int
+    error: float
+    """Norm of the difference to what exact attention draws, over the norm of the latter."""
+    recall: float
+    """Of the `STRONGEST` keys by exact score, the share among the operator's own strongest."""
+    mass: float
+    """Exact attention's weight on keys that the operator gives any."""
+
+
+def trained_features(image: Float[Tensor, "1 3 h w"], model: str = "lcoan-light-x4") -> Float[Tensor, "1 c h w"]:
+    """What the first attention of a trained network sees."""
+    network = load(model)
+    assert isinstance(network, LCoAN)
+    seen: list[Tensor] = []
+    attention = network.groups[0].attention
+    hook = attention.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0]))  # type: ignore[union-attr]
+    with torch.inference_mode():
+        network(image)
+    hook.remove()
+    return seen[0].clone()
+
+
+@torch.no_grad()
+def operator_quality(features: Float[Tensor, "1 c h w"]) -> list[Quality]:
+    """Each operator, untrained, against exact attention with its own queries and keys.
+
+    For operators whose keys take part in what is learned beside the match (window and grid with their bias) the exact
+    one has none of it.
+    """
+    rows = []
+    for name, make in OPERATORS.items():
+        torch.manual_seed(0)
+        operator = make(features.shape[1])
+        affinity = operator.match(features)
+        rounds = affinity.codes.shape[1] if isinstance(affinity, ChunkedAffinity) else 1
+        rows.append(_compare(name, rounds, affinity, exact_of(affinity, operator, features), to_tokens(features)[0]))
+    return rows
+
+
+def exact_of(affinity: Affinity, operator: torch.nn.Module, features: Tensor) -> DenseAffinity:
+    """Exact softmax attention with the queries and keys that an operator matches."""
+    if isinstance(affinity, ChunkedAffinity):
+        return DenseAffinity(affinity.embedding, unit_keys(affinity.embedding))
+    if isinstance(affinity, KernelAffinity | DenseAffinity):
+        return DenseAffinity(affinity.query, affinity.key)
+    if isinstance(operator, Leverage):
+        query, key = (to_tokens(embed(features)) for embed in (operator.query, operator.key))
+    else:
+        assert isinstance(operator, SharedWindow)
+        query, key = (embed(to_tokens(features)) for embed in (operator.query, operator.key))
+    return DenseAffinity(query * query.shape[2] ** -0.5, key)
+
+
+def unit_keys(embedding: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+    """As chunked attention normalises them."""
+    return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(5e-5)
+
+
+@torch.no_grad()
+def pattern_quality(features: Float[Tensor, "1 c h w"], model: str = "lcoan-light-x4") -> list[Quality]:
+    """How well sorting brings similar positions together: the trained k-means pattern, hashing and super-bit hashing,
+    on one trained embedding, in windows of one size, at 1, 2 and 4 rounds.
+
+    The trained network has one round of centroids; further rounds are learned from the same embedding.
+    """
+    network = load(model)
+    operator = network.operators()[0]
+    assert isinstance(operator, LearnableSparsePattern)
+    embedding = to_tokens(operator.embed(features))
+    exact = DenseAffinity(embedding, unit_keys(embedding))
+    width, buckets = embedding.shape[2], num_buckets(embedding.shape[1], CHUNK)
+    rows = []
+    for rounds in (1, 2, 4):
+        generator = torch.Generator().manual_seed(0)
+        kmeans = KMeans(operator.kmeans.centroids.shape[1], width, rounds=rounds)
+        kmeans.learn(embedding, kmeans(embedding), generator=generator)
+        kmeans.centroids[0] = operator.kmeans.centroids[0]
+        drawn = torch.randn(1, width, rounds, buckets // 2, generator=generator)
+        bits = super_bits(width, rounds, buckets, generator)
+        codes = {
+            "k-means, trained": kmeans(embedding),
+            "hash": bucket_codes(embedding, drawn, both_signs=True),
+            "super-bit hash": bucket_codes(embedding, bits, both_signs=False),
+        }
+        for name, code in codes.items():
+            affinity = ChunkedAffinity(code, embedding, chunk_size=CHUNK, keep="recomputed")
+            rows.append(_compare(name, rounds, affinity, exact, to_tokens(features)[0]))
+    return rows
+
+
+def _compare(
+    name: str, rounds: int, affinity: Affinity, exact: DenseAffinity, values: Float[Tensor, "keys c"]
+) -> Quality:
+    queries = torch.linspace(0, exact.num_queries - 1, min(QUERIES, exact.num_queries)).round().long().unique()
+    ours, theirs = affinity.rows(queries)[0], exact.rows(queries)[0]
+    drawn, expected = ours @ values, theirs @ values
+    strongest = theirs.topk(min(STRONGEST, exact.num_keys)).indices
+    reached = torch.zeros_like(ours, dtype=torch.bool).scatter_(1, ours.topk(strongest.shape[1]).indices, True) & (
+        ours > 0
+    )
+    return Quality(
+        name,
+        rounds,
+        error=((drawn - expected).norm() / expected.norm()).item(),
+        recall=reached.gather(1, strongest).float().mean().item(),
+        mass=(theirs * (ours > 0)).sum(1).mean().item(),
+    )

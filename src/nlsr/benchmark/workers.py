@@ -1,0 +1,102 @@
+"""Measurements in processes that wait between them, so that they can take turns and one that dies takes no other along.
+
+A worker imports once, then answers requests: a name, a function's arguments, a result, one JSON line each.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from nlsr.errors import NlsrError
+
+
+class Failed(NlsrError):
+    """A measurement that gave no result; the message says why."""
+
+
+class Worker:
+    """A process that runs the functions of one module, one at a time."""
+
+    def __init__(self, module: str, *, threads: int) -> None:
+        """
+        Args:
+            module: its `REQUESTS` maps names to functions of JSON values.
+            threads: of torch.
+        """
+        self.module, self.threads = module, threads
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, request: str, *arguments: Any, limit: float) -> Any:
+        """The result of a request.
+
+        Args:
+            limit: seconds; a worker that needs longer is killed, and started anew for the next request.
+        Raises: Failed if it took too long, ran out of memory or raised.
+        """
+        if self.process is None:
+            self._start()
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([request, arguments]) + "\n")
+        self.process.stdin.flush()
+        try:
+            line = self.answers.get(timeout=limit)
+        except queue.Empty:
+            self.close()
+            raise Failed(f"more than {limit:.0f} s") from None
+        if not line:
+            self.close()
+            raise Failed("out of memory")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.listener.join()
+            with self.process:  # closes its pipes
+                self.process = None
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "nlsr.benchmark.workers", self.module, str(self.threads)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.answers: queue.Queue[str] = queue.Queue()
+        self.listener = threading.Thread(target=_listen, args=(self.process, self.answers), daemon=True)
+        self.listener.start()
+
+
+def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        answers.put(line)
+    answers.put("")  # it has ended
+
+
+def _serve(module: str, threads: int) -> None:
+    import importlib
+
+    import torch
+
+    torch.set_num_threads(threads)
+    requests = importlib.import_module(module).REQUESTS
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            answer = {"result": requests[name](*arguments)}
+        except (MemoryError, RuntimeError) as error:
+            told = isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+            answer = {"error": "out of memory" if told else str(error).strip().splitlines()[0]}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))

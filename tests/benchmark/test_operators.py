@@ -1,0 +1,58 @@
+"""Counts and fits that are known, and workers that survive what they run."""
+
+import math
+
+import pytest
+
+from nlsr.benchmark.operators import OPERATORS, Measurement, Stack, check, exponent, measure
+from nlsr.benchmark.workers import Failed, Worker
+
+
+def rows(power, sizes=(32, 64, 128)):
+    return [Measurement("x", size, 8, "forward", seconds=3e-6 * (size**2) ** power) for size in sizes]
+
+
+@pytest.mark.parametrize("power", [1.0, 1.25, 2.0])
+def test_the_fitted_power_is_that_of_the_data(power):
+    assert exponent(rows(power), "seconds") == pytest.approx(power)
+
+
+def test_one_point_has_no_power():
+    assert math.isnan(exponent(rows(1.0, sizes=(32,)), "seconds"))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_are_checked_before_they_are_timed(name):
+    check(name)
+
+
+def test_a_wrong_operator_is_not_timed(monkeypatch):
+    monkeypatch.setattr("nlsr.attention.DenseAffinity.aggregate", lambda self, values: 2 * values)
+    with pytest.raises(Failed, match="differs from its own dense matrix"):
+        check("exact")
+
+
+def test_counted_multiply_adds_of_exact_attention_are_those_of_its_formula():
+    (row,) = measure(["exact"], [24], channels=16, what=["forward"], repeats=1, threads=1)
+    length, channels = 24**2, 16
+    embeddings = length * (2 * channels * channels // 2 + channels * channels)
+    assert row.multiply_adds == embeddings + length**2 * (channels // 2 + channels)
+
+
+def test_a_sharing_stack_owns_one_operator_and_the_other_ten():
+    for share, count in ((True, 1), (False, 10)):
+        assert sum(block.operator is not None for block in Stack("lcoa", 16, share=share).blocks) == count
+
+
+def test_a_worker_that_takes_too_long_is_replaced():
+    worker = Worker("tests.benchmark.slow", threads=1)
+    try:
+        with pytest.raises(Failed, match="more than 1 s"):
+            worker.ask("sleep", 60, limit=1)
+        assert worker.ask("add", 2, 3, limit=60) == 5
+        with pytest.raises(Failed, match="out of memory"):
+            worker.ask("die", limit=60)
+        with pytest.raises(Failed, match="no such thing"):
+            worker.ask("fail", limit=60)
+    finally:
+        worker.close()
