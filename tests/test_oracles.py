@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checks import enlcn, imresize, lcoan, nlan, pan, sparse
+from tests.checks import asid, csnln, enlcn, imresize, lcoan, levattention, nlan, pan, sparse
 from tests.checks.case import Case
 
 FOLDER = Path(os.environ.get("NLSR_ORACLES", Path(__file__).parent / "oracles"))
 FILES = sorted(FOLDER.glob("*.safetensors"))
-CHECKS = enlcn.CHECKS | imresize.CHECKS | lcoan.CHECKS | nlan.CHECKS | pan.CHECKS | sparse.CHECKS
+MODULES = asid, csnln, enlcn, imresize, lcoan, levattention, nlan, pan, sparse
+CHECKS = {system: check for module in MODULES for system, check in module.CHECKS.items()}
 
 
 def test_there_are_cases():

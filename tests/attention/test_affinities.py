@@ -12,6 +12,7 @@ from nlsr.attention import (
     LearnableSparsePattern,
     NonLocal,
     NonLocalSparse,
+    ResidualAttention,
     SharedAttention,
 )
 from nlsr.attention.affinity import to_tokens
@@ -174,6 +175,19 @@ def test_an_affinity_of_another_size_is_refused():
     _, affinity = block(features(1, 4, 5, torch.float32))
     with pytest.raises(ShapeError, match=r"expected an affinity of 4x4 = 16 positions, got 20"):
         SharedAttention(8)(features(1, 4, 4, torch.float32), affinity)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_operator_is_a_residual_block(name):
+    block = nn.Sequential(ResidualAttention(8, OPERATORS[name](), residual_scale=0.5), nn.Conv2d(8, 8, 1))
+    input = features(2, 5, 7, torch.float32).requires_grad_()
+    output = block(input)
+    assert output.shape == input.shape
+    operator = block[0].attention.operator
+    drawn = operator.match(input).dense() @ to_tokens(block[0].attention.values(input))
+    assert_close(output, block[1](input + 0.5 * drawn.transpose(1, 2).reshape(input.shape)))
+    output.sum().backward()
+    assert input.grad.isfinite().all()
 
 
 def test_a_block_without_operator_needs_an_affinity():

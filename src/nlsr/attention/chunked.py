@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Keep, matching_dtype
+from nlsr.attention.streamed import budget
 
 KEY_NORM_FLOOR = 5e-5
 """Published lower bound of a key's norm when it is normalised."""
@@ -176,7 +177,7 @@ def _fold(windows: Tensor) -> Tensor:
 
 
 def _blocks(num_chunks: int, size: int, element_size: int) -> list[slice]:
-    step = max(1, BLOCK_BYTES // (3 * size * size * element_size))
+    step = max(1, budget(BLOCK_BYTES) // (3 * size * size * element_size))
     return [slice(start, start + step) for start in range(0, num_chunks, step)]
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, matching_dtype
 from nlsr.attention.dense import embedding_width
-from nlsr.attention.streamed import Block, in_blocks
+from nlsr.attention.streamed import Block, budget, in_blocks
 from nlsr.errors import ShapeError
 
 BLOCK_BYTES = 16 * 2**20
@@ -77,8 +77,8 @@ class PatchwiseAffinity(Affinity):
     def _blocks(self, batch: int) -> list[Block]:
         """Several whole images, or a square of one."""
         bytes_per_query = self.query.element_size() * self.num_keys
-        together = BLOCK_BYTES // (bytes_per_query * self.num_queries)
-        side = max(SMALLEST_SIDE, isqrt(BLOCK_BYTES // bytes_per_query) - 2 * HALO)
+        together = budget(BLOCK_BYTES) // (bytes_per_query * self.num_queries)
+        side = max(SMALLEST_SIDE, isqrt(budget(BLOCK_BYTES) // bytes_per_query) - 2 * HALO)
         if together:
             side = max(self.height, self.width)
         return [

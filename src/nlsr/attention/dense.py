@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, SharedAttention, matching_dtype, to_tokens
-from nlsr.attention.streamed import BLOCK_BYTES, Block, in_blocks
+from nlsr.attention.streamed import BLOCK_BYTES, Block, budget, in_blocks
 from nlsr.errors import ShapeError
 
 
@@ -24,8 +24,8 @@ class DenseAffinity(Affinity):
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         batch, _, channels = values.shape
         bytes_per_query = self.query.element_size() * self.num_keys
-        together = max(1, BLOCK_BYTES // (bytes_per_query * self.num_queries))
-        length = max(1, BLOCK_BYTES // bytes_per_query)
+        together = max(1, budget(BLOCK_BYTES) // (bytes_per_query * self.num_queries))
+        length = max(1, budget(BLOCK_BYTES) // bytes_per_query)
         blocks = [
             (slice(first, first + together), slice(start, start + length))
             for first in range(0, batch, together)

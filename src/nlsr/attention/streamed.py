@@ -1,6 +1,8 @@
 """Results of matrices too large to exist: computed in blocks, and in backward each block again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +13,24 @@ BLOCK_BYTES = 16 * 2**20
 
 Block = tuple[slice, ...]
 """Images of the batch first, then positions of the result."""
+
+
+def budget(block_bytes: int) -> int:
+    """The memory of one block; without bound inside `uncut()`."""
+    return 2**62 if _uncut.get() else block_bytes
+
+
+@contextmanager
+def uncut() -> Iterator[None]:
+    """Compute everything in one block: to count operations on tensors that hold no memory, in seconds."""
+    token = _uncut.set(True)
+    try:
+        yield
+    finally:
+        _uncut.reset(token)
+
+
+_uncut: ContextVar[bool] = ContextVar("uncut", default=False)
 
 
 def in_blocks(

@@ -18,16 +18,18 @@ from nlsr.attention import (
     GlobalLearnable,
     Keep,
     LearnableSparsePattern,
+    Leverage,
     NonLocal,
     NonLocalSparse,
     Operator,
     SharedAttention,
 )
+from nlsr.attention.dense import embedding_width
 from nlsr.attention.learnable_collaborative import Learning
 from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
 
-Attention = Literal["kmeans", "hash", "superbit", "kernel", "dense", "none"]
+Attention = Literal["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class LCoANConfig:
     num_clusters: int = 128
     window_size: int = 384
     rounds: int = 1
+    num_keys: int = 128
+    """The set that all positions draw on, for `leverage`."""
     centroid_decay: float = 0.999
     centroid_learning: Learning = "moving-average"
     upsampler: Literal["edsr", "direct"] = "edsr"
@@ -117,12 +121,14 @@ class LCoAN(Network):
         return Trace(upscaled, tuple(affinities))
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, the stored affinity, and what the upsampler makes; measured."""
+        """Feature maps alive at once, the stored affinities, and what the upsampler makes; measured."""
         config = self.config
-        upsampled = 3 * config.scale**2 if config.upsampler == "direct" else 2 * config.channels * config.scale**2
+        upsampled = (6 if config.upsampler == "direct" else 2 * config.channels) * config.scale**2
         chunked = config.operator in ("kmeans", "hash", "superbit")
         affinity = 3 * config.window_size * config.rounds if chunked else 0
-        return 4 * (8 * config.channels + affinity + 2 * upsampled)
+        affinity = config.num_keys if config.operator == "leverage" else affinity
+        matched = 1 if config.share else config.num_groups
+        return 4 * (8 * config.channels + matched * affinity + upsampled)
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, Group)]
@@ -192,6 +198,11 @@ def _kernel(config: LCoANConfig, index: int) -> Operator:
     return EfficientContrastive(config.channels, reduction=config.reduction, seed=index)
 
 
+def _leverage(config: LCoANConfig, _: int) -> Operator:
+    width = embedding_width(config.channels, config.reduction)
+    return Leverage(config.channels, width=width, num_keys=config.num_keys)
+
+
 def _dense(config: LCoANConfig, _: int) -> Operator:
     return NonLocal(config.channels, reduction=config.reduction)
 
@@ -201,5 +212,6 @@ OPERATORS: dict[str, Callable[[LCoANConfig, int], Operator]] = {
     "hash": _hash,
     "superbit": _superbit,
     "kernel": _kernel,
+    "leverage": _leverage,
     "dense": _dense,
 }

@@ -1,0 +1,73 @@
+"""LevAttention for feature maps: all positions of an image draw on its few positions of largest leverage."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, to_tokens
+from nlsr.attention.leverage.affinities import HeadsAffinity, KeySetAffinity, check_heads, split_heads
+from nlsr.attention.leverage.scores import leverage_scores
+from nlsr.attention.leverage.selection import KeySet, top_r
+from nlsr.errors import ShapeError
+
+
+class Leverage(Operator):
+    """Match every position with the `num_keys` positions of largest leverage score; softmax of the scaled product.
+
+    With at least as many keys as positions this is full non-local attention. Keys that many positions resemble have
+    small scores: rare textures and edges are preferred to frequent smooth content, unless `regular_share` brings it in.
+
+    Source: arXiv 2410.05462; the paper's guarantee is for powers, not for this softmax.
+    """
+
+    def __init__(
+        self, channels: int, *, width: int, num_keys: int = 64, heads: int = 1, regular_share: float = 0.0
+    ) -> None:
+        """
+        Args:
+            channels: of the features.
+            width: of queries and keys.
+            num_keys: in the set; all positions of a smaller map.
+            heads: equal parts of queries, keys and values, each with a set of its own; must divide.
+            regular_share: of the set, in [0, 1]: keys spread evenly over the map instead of chosen by leverage.
+        Raises: ShapeError if sizes do not fit each other.
+        """
+        super().__init__()
+        check_heads(width, heads)
+        if num_keys < 1 or not 0 <= regular_share <= 1:
+            raise ShapeError(
+                f"expected num_keys >= 1 and 0 <= regular_share <= 1, got num_keys {num_keys}, "
+                f"regular_share {regular_share}"
+            )
+        self.query = nn.Conv2d(channels, width, 1)
+        self.key = nn.Conv2d(channels, width, 1)
+        self.num_keys, self.heads = num_keys, heads
+        self.num_regular = int(regular_share * num_keys)
+
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> Affinity:
+        """Nothing is drawn. *stored* keeps positions * num_keys * heads weights."""
+        query, key = (split_heads(to_tokens(embed(features)), self.heads) for embed in (self.query, self.key))
+        affinity = KeySetAffinity(
+            query, key, self._choose(key, *features.shape[2:]), scale=query.shape[2] ** -0.5, keep=keep
+        )
+        return affinity if self.heads == 1 else HeadsAffinity(affinity, self.heads)
+
+    def _choose(self, key: Tensor, height: int, width: int) -> KeySet:
+        scores = leverage_scores(key)
+        scores[:, spread_positions(height, width, self.num_regular)] = torch.inf
+        return top_r(scores, self.num_keys)
+
+
+def spread_positions(height: int, width: int, count: int) -> Int[Tensor, " count"]:
+    """Positions in row-major order, spread evenly over a map of any shape; some may coincide on a small one.
+
+    Source: the additive recurrence of the plastic number, M. Roberts, "The unreasonable effectiveness of quasirandom
+    sequences", 2018.
+    """
+    plastic = 1.32471795724474602596
+    steps = torch.arange(count, dtype=torch.float64)
+    rows = (0.5 + steps / plastic).frac() * height
+    columns = (0.5 + steps / plastic**2).frac() * width
+    return rows.long() * width + columns.long()
