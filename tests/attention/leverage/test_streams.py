@@ -64,15 +64,19 @@ def test_a_stream_that_is_longer_than_a_block_has_the_scores_of_one_call():
 
 def test_the_memory_of_a_stream_does_not_grow_with_the_keys():
     def peak(count):
-        """Bytes that a stream holds, at most, after any of its chunks."""
+        """Bytes that a stream holds, at most, after any of its chunks; the first keys stay in the set."""
         generator = torch.Generator().manual_seed(0)
         stream, largest = KeyStream(16, 0.001), 0
-        for _ in range(count // 20_000):
-            stream.update(torch.randn(20_000, 16, generator=generator))
+        for i in range(count // 20_000):
+            chunk = torch.randn(20_000, 16, generator=generator)
+            if i == 0:
+                chunk[:40] *= 1000
+            stream.update(chunk)
             largest = max(largest, len(pickle.dumps(stream)))
+        assert stream.indices.tolist() == list(range(40))
         return largest
 
-    assert peak(1_000_000) <= 1.01 * peak(100_000)
+    assert peak(1_000_000) <= 1.2 * peak(100_000)  # a block may be fuller or emptier at the end of a chunk
 
 
 @pytest.fixture
