@@ -8,6 +8,7 @@ CHECKED = [
     "nlsr.attention",
     "nlsr.networks",
     "nlsr.evaluate",
+    "nlsr.explain",
     "nlsr.images.alpha",
     "nlsr.images.colour",
     "nlsr.images.resize",
@@ -17,6 +18,7 @@ CHECKED = [
 with install_import_hook(CHECKED, "beartype.beartype"):
     import nlsr.attention
     import nlsr.evaluate
+    import nlsr.explain
     import nlsr.images
     import nlsr.networks
     import nlsr.train.data

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli import benchmark, evaluate, train, upscale, weights
+from nlsr.cli import benchmark, evaluate, explain, train, upscale, weights
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 CommandError = typer.BadParameter.__mro__[2]
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
+app.command("explain")(explain.explain)
 app.command("train")(train.train)
 app.add_typer(weights.app, name="weights")
 app.add_typer(benchmark.app, name="benchmark")

@@ -1,0 +1,152 @@
+"""nlsr explain: where a network draws from for one pixel."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nlsr.cli.settings import ModelSettings, model_settings
+from nlsr.errors import Interrupted, NlsrError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nlsr.explain import Explanation
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(help="Picture file.", metavar="IMAGE", show_default=False)],
+    at: Annotated[str, typer.Option(metavar="X,Y", help="The pixel, counted from 0,0 at the top left.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")
+    ] = "lcoan-light-x4",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The picture. [default: IMAGE_at_X_Y.png beside IMAGE]")
+    ] = None,
+    npz: Annotated[Path | None, typer.Option(help="Also write the arrays, for programs.")] = None,
+    settings: ModelSettings = None,
+    affinity: Annotated[int, typer.Option(min=0, help="Which affinity of the network.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Positions that are marked and listed.")] = 20,
+    region: Annotated[
+        int | None,
+        typer.Option(min=16, help="Side of the square that is matched. [default: all, up to 512x512 pixels]"),
+    ] = None,
+    attribution_region: Annotated[
+        int | None,
+        typer.Option(min=16, help="Side of the square that is attributed. [default: 256 upscaled pixels]"),
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Side of what is explained, in upscaled pixels.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Of the attribution.")] = 50,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory budget, like 2GiB. [default: 1/4 of the machine's]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
+) -> None:
+    """Where a network draws from for one pixel: affinity, pattern and local attribution map, in one picture."""
+    x, y = _point(at)
+    target = output or image.with_name(f"{image.stem}_at_{x}_{y}.png")
+
+    import torch
+
+    from nlsr.cli.progress import Counter
+    from nlsr.explain import explain as explain_pixel
+    from nlsr.explain.picture import draw
+    from nlsr.extras import require
+    from nlsr.images import Picture, check_target, one_line, read, write
+    from nlsr.upscale.memory import out_of_memory, parse_size
+    from nlsr.weights import load
+
+    require("matplotlib", extra="bench")
+    if threads:
+        torch.set_num_threads(threads)
+    check_target(target, height=1, width=1, overwrite=overwrite)
+    if npz is not None:
+        _check_arrays(npz, overwrite=overwrite)
+    pixels = read(image).pixels.to(_device(device))
+    network = load(model, **model_settings(settings)).to(pixels.device)
+    try:
+        with Counter("attribution") as counter:
+            explanation = explain_pixel(
+                network,
+                pixels,
+                (x, y),
+                affinity=affinity,
+                count=count,
+                region=region,
+                attribution_region=attribution_region,
+                window=window,
+                steps=steps,
+                memory=parse_size(memory) if memory else None,
+                report=counter,
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; nothing was written") from None
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise NlsrError("out of memory; take less with --region and --attribution-region") from error
+    sheet = draw(explanation, pixels, title=f"{Path(model).stem} on {one_line(image.name)}")
+    write(target, Picture(sheet), overwrite=overwrite)
+    if npz is not None:
+        _write_arrays(npz, explanation)
+    print(_told(explanation, Path(model).stem, target))
+
+
+def _point(text: str) -> tuple[int, int]:
+    x, _, y = text.partition(",")
+    try:
+        return int(x), int(y)
+    except ValueError:
+        raise UsageError(f"--at {text}: expected x and y of a pixel, like 120,80") from None
+
+
+def _check_arrays(path: Path, *, overwrite: bool) -> None:
+    """Raises: UsageError for what could not be written after a long computation."""
+    if path.suffix != ".npz":
+        raise UsageError(f"--npz {path}: expected a name that ends in .npz")
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(f"--npz {path}: expected a file in an existing folder")
+    if path.exists() and not overwrite:
+        raise UsageError(f"--npz {path}: exists already; choose another name or allow it with --overwrite")
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: not available here; try cpu") from error
+
+
+def _write_arrays(path: Path, explanation: "Explanation") -> None:
+    """Under another name first, so that no half file is ever seen."""
+    import numpy as np
+
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **explanation.arrays())  # type: ignore[arg-type]
+        os.replace(part, path)
+    except OSError as error:
+        raise UsageError(f"--npz {path}: cannot be written ({error.strerror})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _told(explanation: "Explanation", model: str, target: Path) -> str:
+    """The line that says what was found."""
+    x, y = explanation.at
+    drawn, part, attributed = explanation.sources, explanation.region, explanation.attribution_region
+    if drawn is None:
+        found = "no affinity, attribution only"
+    else:
+        places = " ".join(f"{part.left + x},{part.top + y}" for x, y in drawn.strongest[:5].tolist())
+        found = f"matched in {part.width}x{part.height} pixels, draws most on {places}"
+    index = explanation.attribution.diffusion_index
+    spread = "nothing to attribute in a flat picture" if index != index else f"diffusion index {index:.2f}"
+    return f"{model}: {x},{y}: {found}; {spread} in {attributed.width}x{attributed.height} pixels; {target}"
