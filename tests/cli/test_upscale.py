@@ -1,6 +1,10 @@
 """nlsr upscale: what it writes, what it says, and that bad input gets one line and leaves nothing behind."""
 
+import base64
+import json
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -76,7 +80,6 @@ def truncated(path):
 
 BAD_PICTURES = {
     "missing": (lambda p: p / "none.png", "none.png: expected an image file, but there is none"),
-    "directory": (lambda p: p, "expected an image file, got a directory"),
     "no image": (lambda p: written(p / "text.png", b"hello"), "text.png: "),
     "truncated": (lambda p: truncated(p / "cut.png"), "cut.png: "),
     "empty": (lambda p: written(p / "empty.png", b""), "empty.png: "),
@@ -186,6 +189,16 @@ def test_a_bad_model_gets_one_line_and_runs_nothing(nlsr, tmp_path, tiny_model, 
         ["--tile", "big"],
         ["--memory", "lots"],
         ["--memory", "1KiB"],
+        ["--precision", "fp64"],
+        ["--scale", "0"],
+        ["--scale", "2", "--width", "40"],
+        ["--fit", "wide"],
+        ["--format", "xyz"],
+        ["--quality", "0"],
+        ["--name", "{nothing}"],
+        ["--name", "a/b"],
+        ["--resume"],
+        ["--set", "scale"],
         ["--device", "nowhere"],
         ["--bad"],
     ],
@@ -209,7 +222,7 @@ def test_help_imports_nothing_heavy():
 def test_an_interrupted_command_says_what_is_done_and_leaves_nothing_half(nlsr, tmp_path, tiny_model, monkeypatch):
     from nlsr.upscale import Upscaler
 
-    def interrupted(self, picture, report=None):
+    def interrupted(self, picture, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Upscaler, "upscale", interrupted)
@@ -219,10 +232,232 @@ def test_an_interrupted_command_says_what_is_done_and_leaves_nothing_half(nlsr, 
     assert leftovers(tmp_path) == ["a.png"]
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "size"),
+    [
+        (["--scale", 1.5], "a_x1.5.png", (30, 21)),
+        (["--width", 50], "a_w50.png", (50, 35)),
+        (["--height", 50], "a_h50.png", (71, 50)),
+        (["--fit", "30x30"], "a_30x30.png", (30, 21)),
+        (["--name", "{scale}-{model}-{stem}-{input_ext}"], "2-tiny-a-png.png", (40, 28)),
+        (["--format", "jpg"], "a_x2.jpg", (40, 28)),
+        (["--format", "TIF", "--name", "b"], "b.tif", (40, 28)),
+    ],
+)
+def test_size_format_and_name_are_those_asked_for(nlsr, tmp_path, tiny_model, words, name, size):
+    code, out, _ = nlsr("upscale", picture(tmp_path / "a.png"), "--model", tiny_model, *words)
+    assert code == 0
+    assert out.strip().endswith(name)
+    assert look(tmp_path / name)[0] == size
+
+
+def test_the_format_asked_for_counts_more_than_an_ending(nlsr, tmp_path, tiny_model):
+    nlsr("upscale", picture(tmp_path / "a.png"), "--model", tiny_model, "-o", tmp_path / "b", "--format", "webp")
+    with Image.open(tmp_path / "b") as image:
+        assert image.format == "WEBP"
+
+
+def test_strip_leaves_metadata_out(nlsr, tmp_path, tiny_model):
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    picture(tmp_path / "a.jpg", exif=exif)
+    for words in ([], ["--strip"]):
+        nlsr("upscale", tmp_path / "a.jpg", "--model", tiny_model, "--overwrite", *words)
+        with Image.open(tmp_path / "a_x2.png") as image:
+            assert dict(image.getexif()) == ({} if words else {0x010F: "maker"})
+
+
+def test_a_picture_of_too_many_pixels_is_refused_unless_allowed(nlsr, tmp_path, tiny_model):
+    picture(tmp_path / "a.png")
+    code, _, err = nlsr("upscale", tmp_path / "a.png", "--model", tiny_model, "--max-pixels", 279)
+    assert code == 1
+    assert "the limit is" in err
+    assert nlsr("upscale", tmp_path / "a.png", "--model", tiny_model, "--max-pixels", 280)[0] == 0
+
+
+def test_tiles_are_compared_with_the_whole(nlsr, tmp_path, tiny_model):
+    words = ["upscale", picture(tmp_path / "a.png", (60, 40)), "--model", tiny_model, "--overwrite"]
+    code, out, _ = nlsr(*words, "--tile", 32, "--compare-whole", tmp_path / "difference.png")
+    assert code == 0
+    assert "tiled against whole: " in out
+    assert look(tmp_path / "difference.png")[0] == (120, 80)
+    code, out, _ = nlsr(*words, "--tile", 32, "--compare-whole", tmp_path / "difference.png", "--json")
+    assert json.loads(out)["tiled_against_whole"]["psnr"] > 30
+    code, _, err = nlsr(*words, "--compare-whole", tmp_path / "difference.png")
+    assert (code, "nothing to compare" in err) == (2, True)
+    code, _, err = nlsr(*words, tmp_path / "b.png", "--compare-whole", tmp_path / "difference.png")
+    assert (code, "expected one picture, got 2" in err) == (2, True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.png", "sub/b.jpg", "sub/deep/c.webp"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+def tree(folder):
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def test_a_folder_is_mirrored(nlsr, tmp_path, tiny_model, folder):
+    code, out, err = nlsr("upscale", folder, "-o", tmp_path / "out", "--model", tiny_model)
+    assert (code, err) == (0, "")
+    assert tree(tmp_path / "out") == ["a.png", "sub/b.png", "sub/deep/c.png"]
+    assert out.splitlines()[-1].startswith("3 of 3 pictures in 0:00:0")
+
+
+def test_an_output_folder_inside_the_input_folder_is_not_read(nlsr, tmp_path, tiny_model, folder):
+    for _ in range(2):
+        code, _, _ = nlsr("upscale", folder, "-o", folder / "large", "--model", tiny_model, "--overwrite")
+        assert code == 0
+    assert tree(folder / "large") == ["a.png", "sub/b.png", "sub/deep/c.png"]
+
+
+def test_globs_are_expanded_and_other_files_counted(nlsr, tmp_path, tiny_model, folder):
+    written(folder / "notes.txt", b"")
+    code, _, err = nlsr("upscale", folder / "*", "-o", tmp_path / "out", "--model", tiny_model)
+    assert (code, err) == (0, "upscale: left out what is no picture: 1 .txt\n")
+    assert tree(tmp_path / "out") == ["a.png", "sub/b.png", "sub/deep/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["in"], "in: expected -o FOLDER"),
+        (["in", "-o", "in"], "the output folder is the input folder"),
+        (["in", "-o", "in/a.png"], "expected a folder for 3 pictures, got a file"),
+        (["nothing", "-o", "out"], "nothing: holds no picture; looked for .png"),
+        (["in/*.gif", "-o", "out"], "in/*.gif: holds no picture"),
+        (["in/a.png", "-o", "b.png", "--name", "{stem}"], "--name {stem}: expected -o to be a folder"),
+        (["in/a.png", "-o", "b.png", "--resume"], "--resume: expected -o FOLDER"),
+    ],
+)
+def test_wrong_requests_of_batches_exit_with_2_and_write_nothing(
+    nlsr, tmp_path, tiny_model, folder, words, message, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nothing").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = nlsr("upscale", *words, "--model", tiny_model)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_json_is_one_line_for_each_picture(nlsr, tmp_path, tiny_model, folder):
+    odd = os.fsdecode(b"odd\n\xff.png")
+    picture(folder / odd)
+    written(folder / "bad.png", b"")
+    written(folder / "a.jpg", (folder / "sub" / "b.jpg").read_bytes())
+    code, out, err = nlsr("upscale", folder, "-o", tmp_path / "out", "--model", tiny_model, "--json")
+    lines = {line["input"]: line for line in map(json.loads, out.splitlines())}
+    assert code == 1
+    assert len(lines) == 6
+    done = lines[str(folder / "sub" / "b.jpg")]
+    assert (done["status"], done["output"]) == ("done", str(tmp_path / "out" / "sub" / "b.png"))
+    assert (done["size"], done["new_size"], done["error"], done["notes"]) == ([20, 14], [40, 28], None, [])
+    assert done["plan"]["tile_size"] is None
+    assert done["seconds"] >= 0
+    bad = lines[str(folder / "bad.png")]
+    assert (bad["status"], bad["plan"], bad["size"]) == ("failed", None, None)
+    assert "empty file" in bad["error"]
+    twin = lines[str(folder / "a.png")]
+    assert "as that of" in twin["error"]
+    strange = next(line for line in lines.values() if "input_base64" in line)
+    assert base64.b64decode(strange["input_base64"]) == os.fsencode(folder / odd)
+    strange["input"].encode("utf-8")
+    assert (tmp_path / "out" / odd).exists()
+    assert err.splitlines()[-3] == "upscale: 2 of 6 pictures failed, the others are done"
+    assert [line.split(":")[0].rpartition("/")[2] for line in err.splitlines()[-2:]] == ["a.png", "bad.png"]
+
+
+def test_a_problem_is_told_before_anything_is_computed(nlsr, tmp_path, tiny_model, folder):
+    picture(folder / "sub" / "b.webp")
+    _, out, _ = nlsr("upscale", folder, "-o", tmp_path / "out", "--model", tiny_model, "--json")
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["failed", "done", "done", "done"]
+
+
+def test_a_batch_goes_on_with_resume(nlsr, tmp_path, tiny_model, folder):
+    words = ["upscale", folder, "-o", tmp_path / "out", "--model", tiny_model]
+    nlsr(*words)
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree(tmp_path / "out")}
+    code, out, err = nlsr(*words)
+    assert (code, err.count("exists already")) == (1, 6)
+    (tmp_path / "out" / "a.png").unlink()
+    code, out, err = nlsr(*words, "--resume")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("1 of 3 pictures")
+    assert out.splitlines()[-1].endswith("2 were finished before")
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == before[name] for name in tree(tmp_path / "out")[1:])
+    _, _, err = nlsr(*words, "--resume", "--tile", 16)
+    assert err == "upscale: --resume: not as before: tile; what was finished so is made again\n"
+
+
+def test_a_file_that_the_batch_did_not_write_is_kept_by_resume(nlsr, tmp_path, tiny_model, folder):
+    (tmp_path / "out").mkdir()
+    written(tmp_path / "out" / "a.png", b"mine")
+    code, _, err = nlsr("upscale", folder, "-o", tmp_path / "out", "--model", tiny_model, "--resume")
+    assert (code, "exists already" in err) == (1, True)
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
+
+
+def test_resume_goes_on_with_the_budget_of_then(nlsr, tmp_path, tiny_model, folder):
+    words = ["upscale", folder, "-o", tmp_path / "out", "--model", tiny_model, "--json"]
+    nlsr(*words, "--memory", "123MiB")
+    (tmp_path / "out" / "a.png").unlink()
+    _, out, err = nlsr(*words, "--resume")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (err, [line["status"] for line in lines]) == ("", ["done", "skipped", "skipped"])
+    assert lines[0]["plan"]["reason"].endswith("of 123 MiB")
+    (tmp_path / "out" / "a.png").unlink()
+    _, out, _ = nlsr(*words, "--resume", "--memory", "234MiB")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["status"] for line in lines] == ["done", "skipped", "skipped"]
+    assert lines[0]["plan"]["reason"].endswith("of 234 MiB")
+
+
+def test_a_full_disk_stops_a_batch_with_one_clear_line(nlsr, tmp_path, tiny_model, folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nlsr.images.files.encode", full)
+    code, _, err = nlsr("upscale", folder, "-o", tmp_path / "out", "--model", tiny_model)
+    assert code == 1
+    assert "1 of 3 pictures failed, stopped, as the disk is full; free some space, and the same command with" in err
+    assert tree(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_batch_that_is_interrupted_says_how_to_go_on(nlsr, tmp_path, tiny_model, folder, monkeypatch, kind):
+    from nlsr.upscale import Upscaler
+
+    upscale, calls = Upscaler.upscale, []
+
+    def interrupted(self, picture, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), kind)
+        return upscale(self, picture, **options)
+
+    monkeypatch.setattr(Upscaler, "upscale", interrupted)
+    words = ["upscale", folder, "-o", tmp_path / "out", "--model", tiny_model]
+    code, _, err = nlsr(*words)
+    assert code == 130
+    assert "of 3 pictures; no half picture is left; the same command with --resume goes on\n" in err
+    assert tree(tmp_path / "out") == ["a.png", "sub/b.png"]
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert nlsr(*words, "--resume")[0] == 0
+    assert tree(tmp_path / "out") == ["a.png", "sub/b.png", "sub/deep/c.png"]
+
+
 def test_running_out_of_memory_is_one_line(nlsr, tmp_path, tiny_model, monkeypatch):
     from nlsr.upscale import Upscaler
 
-    def exhausted(self, picture, report=None):
+    def exhausted(self, picture, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(Upscaler, "upscale", exhausted)

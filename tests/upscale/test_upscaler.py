@@ -1,15 +1,17 @@
-"""Whole or in tiles, a picture comes out the same; the plan is a pure function of sizes and budget."""
+"""Whole or in tiles, a picture comes out the same; what goes wrong on the way is put right and said."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.tolerances import assert_close
 
-from nlsr.errors import ShapeError, UsageError
-from nlsr.images import Picture
-from nlsr.networks import LCoAN, LCoANConfig
-from nlsr.upscale import Upscaler
-from nlsr.upscale.memory import parse_size
-from nlsr.upscale.tiles import Axis, plan
+from nlsr.errors import ImageError, UsageError
+from nlsr.images import Picture, read, resize, write
+from nlsr.networks import LCoAN, LCoANConfig, Network, Trace
+from nlsr.upscale import Upscaler, compare_tiling
 
 
 def network(scale=2, **sizes):
@@ -18,101 +20,343 @@ def network(scale=2, **sizes):
     return LCoAN(LCoANConfig(scale, **sizes)).eval()
 
 
-def image(height, width):
-    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
+def image(height, width, channels=3):
+    return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("tile", [16, 17, 40, 64])
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 63, 64, 65, 107, 108, 300])
-def test_tiles_cover_an_axis_with_weights_that_sum_to_one(size, tile):
-    axis = Axis.cut(size, tile)
-    for scale in (2, 3):
-        total = torch.zeros(size * scale)
-        for index, start in enumerate(axis.starts):
-            weights = axis.weights(index, scale)
-            assert (weights >= 0).all()
-            total[start * scale : (start + axis.tile_size) * scale] += weights
-        assert_close(total, torch.ones(size * scale))
+@torch.inference_mode()
+def alone(low_res, scale=2):
+    """What the network gives without an Upscaler."""
+    return network(scale)(low_res).clamp(0, 1)
 
 
-def test_tiles_are_of_equal_size_and_as_few_as_possible():
-    axis = Axis.cut(1000, 256)
-    assert axis.tile_size == 256
-    assert axis.starts[0] == 0
-    assert axis.starts[-1] + 256 == 1000
-    assert len(axis.starts) == 5  # 4 tiles with an overlap of 24 reach 952
+def as_float(samples):
+    return samples.double() / torch.iinfo(samples.dtype).max
+
+
+class Failing(Network):
+    """Enlarges by repeating pixels, unless `fails(image)`: then `how(image)`."""
+
+    def __init__(self, fails, how):
+        super().__init__(LCoANConfig(2))
+        self.fails, self.how = fails, how
+        self.seen = []
+
+    def trace(self, low_res, *, draws=None, keep="stored"):
+        self.seen.append((*low_res.shape[2:], torch.is_autocast_enabled("cpu")))
+        if self.fails(low_res):
+            return Trace(self.how(low_res), ())
+        return Trace(torch.nn.functional.interpolate(low_res, scale_factor=2, mode="nearest"), ())
+
+    def bytes_per_pixel(self):
+        return 100
+
+
+def exhausted(error):
+    def how(low_res):
+        raise error
+
+    return how
+
+
+OUT_OF_MEMORY = [
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (33, 70), (100, 41)])
 def test_tiled_equals_whole_where_a_network_sees_less_than_the_overlap(size):
     low_res = image(*size)
-    whole = Upscaler(network(), tile="none")(low_res)
-    tiled = Upscaler(network(), tile=64)(low_res)
-    assert_close(tiled, whole)
+    assert_close(Upscaler(network(), tile=64)(low_res), Upscaler(network(), tile="none")(low_res))
 
 
 def test_a_result_is_what_the_network_gives_clamped_to_the_range():
     low_res = image(9, 12) * 3 - 1
-    with torch.inference_mode():
-        expected = network()(low_res).clamp(0, 1)
     result = Upscaler(network())(low_res)
-    assert_close(result, expected)
-    assert result.min() == 0
-    assert result.max() == 1
+    assert_close(result, alone(low_res))
+    assert (result.min(), result.max()) == (0, 1)
 
 
-@pytest.mark.parametrize(("depth", "dtype", "top"), [(8, torch.uint8, 255), (16, torch.uint16, 65535)])
-def test_a_picture_keeps_its_depth_and_what_it_carries(depth, dtype, top):
+@pytest.mark.parametrize(
+    ("depth", "dtype"), [(8, torch.uint8), (16, torch.uint16), (32, torch.float32)], ids=["8", "16", "float"]
+)
+def test_a_picture_keeps_its_depth_and_what_it_carries(depth, dtype):
     picture = Picture(image(8, 6), alpha=torch.ones(1, 1, 8, 6), depth=depth, profile=b"profile", exif=b"exif")
-    result = Upscaler(network()).upscale(picture).picture
-    assert (result.pixels.dtype, result.depth) == (dtype, depth)
+    result = Upscaler(network(), precision="fp32").upscale(picture).picture
+    assert (result.pixels.dtype, result.alpha.dtype, result.depth) == (dtype, dtype, depth)
     assert (result.profile, result.exif) == (b"profile", b"exif")
-    assert result.alpha.shape == (1, 1, 16, 12)
-    assert_close(result.alpha, torch.ones(1, 1, 16, 12))
-    expected = Upscaler(network())(picture.pixels)
-    assert (result.pixels.double() / top - expected).abs().max() <= 0.5 / top + 1e-6
+    if depth == 32:
+        assert_close(result.pixels, alone(picture.pixels))
+        return
+    assert (result.alpha.int() == torch.iinfo(dtype).max).all()
+    assert (as_float(result.pixels) - alone(picture.pixels)).abs().max() <= 0.5 / torch.iinfo(dtype).max + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_integer_pictures_are_taken_as_they_are_read(dtype):
+    white = torch.iinfo(dtype).max
+    samples, alpha = ((image(20, 30, channels) * white).round().int().to(dtype) for channels in (3, 1))
+    picture = Picture(samples, alpha=alpha, depth=8 if white == 255 else 16)
+    floating = Picture(samples.float() / white, alpha=alpha.float() / white, depth=picture.depth)
+    results = [Upscaler(network(), tile=16).upscale(p).picture for p in (picture, floating)]
+    assert results[0].pixels.equal(results[1].pixels)
+    assert results[0].alpha.equal(results[1].alpha)
 
 
 def test_progress_is_told_tile_by_tile():
     calls = []
     Upscaler(network(), tile=32)(image(50, 40), report=lambda done, total: calls.append((done, total)))
-    assert calls == [(i + 1, calls[-1][1]) for i in range(len(calls))]
-    assert len(calls) > 3
+    assert calls == [(i + 1, 4) for i in range(4)]
 
 
-def test_a_smaller_budget_makes_smaller_tiles_and_a_large_one_none():
-    light = network(channels=32)
-    plans = [Upscaler(light, memory=memory).plan(2000, 3000) for memory in (2**28, 2**29, 2**30, 2**35)]
-    sizes = [plan.rows.tile_size for plan in plans]
-    assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[2]
-    assert plans[-1].num_tiles == 1
-    assert str(plans[-1]).startswith("whole")
-
-
-def test_a_budget_that_no_tile_fits_is_refused():
-    with pytest.raises(UsageError, match="needs at least"):
-        Upscaler(network(), memory=1000).plan(100, 100)
-
-
-def test_a_picture_too_large_for_the_default_budget_is_done_in_the_smallest_tiles(monkeypatch):
-    monkeypatch.setattr("nlsr.upscale.upscaler.default_budget", lambda: 1000)
-    chosen = Upscaler(network()).plan(100, 100)
-    assert chosen.rows.tile_size == 64
-    assert "needs more than" in str(chosen)
-
-
-def test_a_plan_says_its_tiles():
-    assert str(plan(100, 300, tile_size=128, reason="as asked")) == "3 tiles of 128x100 (as asked)"
+# Sizes
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2**31), ("500 MB", 5 * 10**8), ("1.5g", 3 * 2**29), ("4096", 4096)]
+    ("wish", "size"),
+    [
+        ({"scale": 1.5}, (30, 120)),
+        ({"scale": 1.33}, (27, 106)),
+        ({"width": 137}, (34, 137)),
+        ({"fit": "101x100"}, (25, 101)),
+        ({"scale": 2}, (40, 160)),
+    ],
 )
-def test_sizes_are_understood(text, size):
-    assert parse_size(text) == size
+@pytest.mark.parametrize("tile", ["none", 64])
+def test_any_size_is_the_networks_result_resized_once(wish, size, tile):
+    low_res = image(20, 80)
+    result = Upscaler(network(), tile=tile, **wish)(low_res)
+    assert_close(result, resize(alone(low_res), size=size).clamp(0, 1))
 
 
-def test_an_array_of_another_shape_is_refused():
-    with pytest.raises(ShapeError, match=r"expected an image \(1, 3, height, width\), got \(3, 5, 5\)"):
-        Upscaler(network())(torch.rand(3, 5, 5))
+def test_a_scale_above_the_models_takes_several_passes():
+    low_res = image(11, 7)
+    result = Upscaler(network(), scale=5, tile="none")(low_res)
+    assert_close(result, resize(alone(alone(alone(low_res))), size=(55, 35)).clamp(0, 1))
+
+
+@pytest.mark.parametrize("wish", [{"scale": 0.4}, {"width": 12}, {"scale": 1}])
+def test_a_picture_that_is_not_enlarged_is_only_resized(wish):
+    low_res = image(20, 30)
+    result = Upscaler(Failing(lambda image: True, exhausted(AssertionError("used"))), **wish)(low_res)
+    assert_close(result, resize(low_res, size=tuple(result.shape[2:])).clamp(0, 1))
+
+
+def test_a_family_gives_the_nearest_sufficient_scale(monkeypatch):
+    known = {f"tiny-x{scale}": network(scale) for scale in (2, 3, 4)}
+    monkeypatch.setattr("nlsr.upscale.cascade.packaged", lambda: known)
+    monkeypatch.setattr("nlsr.upscale.cascade.load", lambda name: known[name])
+    low_res = image(10, 8)
+    assert Upscaler("tiny").scale == 4
+    assert_close(Upscaler("tiny")(low_res), alone(low_res, 4))
+    assert_close(Upscaler("tiny", scale=3)(low_res), alone(low_res, 3))
+    assert_close(Upscaler("tiny", scale=2.5)(low_res), resize(alone(low_res, 3), size=(25, 20)).clamp(0, 1))
+    assert_close(Upscaler("tiny-x2", scale=2)(low_res), alone(low_res, 2))
+    assert Upscaler("tiny", scale=8).plan(10, 8).scales == (2, 4)
+
+
+# Alpha and grey
+
+
+def test_alpha_goes_through_the_network_as_a_grey_picture():
+    picture = Picture(image(20, 80), alpha=image(20, 80, 1) + 0.001, depth=32)
+    result = Upscaler(network(), tile="none").upscale(picture).picture
+    with torch.inference_mode():
+        upscaled = network()(picture.alpha.expand(-1, 3, -1, -1))
+    assert_close(result.alpha, upscaled.mean(1, keepdim=True).clamp(0, 1))
+    tiled = Upscaler(network(), tile=64).upscale(picture).picture
+    assert_close(tiled.alpha, result.alpha)
+
+
+def test_opaque_alpha_costs_nothing_and_stays_opaque():
+    counted = Failing(lambda image: False, None)
+    for alpha in (torch.ones(1, 1, 20, 30), torch.full((1, 1, 20, 30), 65535, dtype=torch.uint16)):
+        result = Upscaler(counted, tile="none").upscale(Picture(image(20, 30), alpha=alpha, depth=32)).picture
+        assert (result.alpha == 1).all()
+    assert len(counted.seen) == 2
+
+
+@pytest.mark.parametrize("junk", [0.0, 1.0])
+def test_colours_of_transparent_pixels_do_not_bleed(junk):
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(50), indexing="ij")
+    alpha = ((rows - 20) ** 2 + (columns - 25) ** 2 < 150).float()[None, None]
+    colour = torch.tensor([0.8, 0.5, 0.3]).view(1, 3, 1, 1)
+    picture = Picture(torch.where(alpha > 0, colour, junk), alpha=alpha, depth=32)
+    clean = Picture(colour.expand(1, 3, 40, 50), alpha=alpha, depth=32)
+    results = [Upscaler("lcoan-light-x4", tile=32).upscale(p).picture for p in (picture, clean)]
+    visible = results[0].alpha > 0.02
+    assert ((results[0].pixels - results[1].pixels).abs() * visible).max() < 0.02
+
+
+@pytest.mark.parametrize("depth", [8, 32])
+def test_grey_stays_grey(depth):
+    picture = Picture(image(20, 30, 1).expand(-1, 3, -1, -1), grey=True, depth=depth)
+    result = Upscaler(network(), tile=16).upscale(picture).picture
+    assert result.pixels[0, 0].equal(result.pixels[0, 1])
+    assert result.pixels[0, 0].equal(result.pixels[0, 2])
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("tile", ["none", 64])
+def test_when_memory_runs_out_it_goes_on_with_smaller_tiles_and_says_so(error, tile):
+    low_res = image(150, 70)
+    small = Failing(lambda image: image.shape[2] * image.shape[3] > 40**2, exhausted(error))
+    result = Upscaler(small, tile=tile).upscale(Picture(low_res, depth=32))
+    wanted = torch.nn.functional.interpolate(low_res, scale_factor=2, mode="nearest")
+    assert_close(result.picture.pixels, wanted)
+    assert "went on in tiles of 3" in result.notes[-1]
+    assert len(result.notes) == (1 if tile == 64 else 2)
+
+
+def test_memory_that_runs_out_half_way_costs_no_finished_rows():
+    low_res, calls = image(400, 40), []
+    late = Failing(lambda image: calls.append(1) or len(calls) == 5, exhausted(MemoryError()))
+    result = Upscaler(late, tile=64).upscale(Picture(low_res, depth=32))
+    wanted = torch.nn.functional.interpolate(low_res, scale_factor=2, mode="nearest")
+    assert_close(result.picture.pixels, wanted)
+    assert late.seen[4][:2] == (64, 40)
+    assert {size[:2] for size in late.seen[5:]} == {(32, 32)}
+    assert result.notes == ("memory ran out after 168 of 400 rows: went on in tiles of 32",)
+
+
+def test_when_no_tile_fits_in_memory_it_is_one_line():
+    never = Failing(lambda image: True, exhausted(MemoryError()))
+    message = "a 70x50 picture does not fit in memory even in tiles of 16 pixels; close other programs or make it"
+    with pytest.raises(ImageError, match=message):
+        Upscaler(never)(image(50, 70))
+    assert min(never.seen)[:2] == (16, 16)
+
+
+def test_an_error_that_is_not_about_memory_comes_through():
+    broken = Failing(lambda image: True, exhausted(RuntimeError("broken")))
+    with pytest.raises(RuntimeError, match="broken"):
+        Upscaler(broken)(image(50, 70))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_tile_that_overflows_in_half_precision_is_repeated_in_fp32(precision, value):
+    def overflowing(low_res):
+        upscaled = torch.nn.functional.interpolate(low_res, scale_factor=2, mode="nearest")
+        upscaled[0, 1, 3, 5] = value
+        return upscaled
+
+    low_res, calls = image(50, 40), []
+    network = Failing(lambda image: calls.append(1) or len(calls) == 2, overflowing)
+    result = Upscaler(network, tile=32, precision=precision).upscale(Picture(low_res, depth=32))
+    assert_close(result.picture.pixels, torch.nn.functional.interpolate(low_res, scale_factor=2, mode="nearest"))
+    assert [seen[2] for seen in network.seen] == [True, True, False, True, True]
+    assert result.notes == (f"1 tile overflowed in {precision} and was repeated in fp32",)
+
+
+def test_values_that_are_not_finite_in_fp32_either_are_one_line():
+    nan = Failing(lambda image: True, lambda image: torch.full((1, 3, 8, 8), torch.nan))
+    with pytest.raises(ImageError, match="NaN or infinity in fp32 too"):
+        Upscaler(nan, precision="bf16")(image(4, 4))
+    with pytest.raises(ImageError, match="the picture or the weights hold some"):
+        Upscaler(network())(torch.full((1, 3, 4, 4), torch.nan))
+
+
+# Files
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+def test_a_saved_picture_is_the_one_in_memory(tmp_path, ending):
+    picture = Picture(image(50, 40), alpha=image(50, 40, 1), depth=8, profile=None)
+    upscaler = Upscaler(network(), tile=16, scale=1.7)
+    upscaler.save(picture, tmp_path / f"streamed.{ending}", quality=100)
+    write(tmp_path / f"whole.{ending}", upscaler.upscale(picture).picture, quality=100)
+    streamed, whole = (read(tmp_path / f"{name}.{ending}") for name in ("streamed", "whole"))
+    assert streamed.pixels.shape == (1, 3, 85, 68)
+    assert streamed.pixels.equal(whole.pixels)
+    assert streamed.alpha.equal(whole.alpha)
+
+
+def test_a_format_in_one_piece_that_exceeds_the_budget_is_refused_before_computing(tmp_path):
+    unused = Failing(lambda image: True, exhausted(AssertionError("computed")))
+    picture = Picture(torch.rand(1, 3, 1, 1).expand(1, 3, 1000, 1000))
+    upscaler = Upscaler(unused, scale=16, memory=2**29)
+    with pytest.raises(UsageError, match=r"JPEG is written in one piece: 16000x16000 pixels need .*; write"):
+        upscaler.save(picture, tmp_path / "large.jpg")
+    with pytest.raises(AssertionError, match="computed"):
+        upscaler.save(picture, tmp_path / "large.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stored_plan_is_followed_and_one_of_another_picture_refused():
+    upscaler = Upscaler(network(), tile=32)
+    plan = upscaler.plan(50, 40)
+    other = Upscaler(network(), tile="none")
+    assert other.upscale(Picture(image(50, 40)), plan=plan).plan == plan
+    with pytest.raises(UsageError, match="the plan is one for 40x50 to 80x100, this is 40x51 to 80x102"):
+        other.upscale(Picture(image(51, 40)), plan=plan)
+
+
+# Precision, ensemble, tiling compared
+
+
+def test_half_precision_is_close():
+    low_res = image(20, 30)
+    exact, half = (Upscaler(network(), precision=precision)(low_res) for precision in ("fp32", "bf16"))
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).abs().max() < 0.01
+
+
+def test_an_ensemble_is_the_mean_of_eight_whole_or_in_tiles():
+    low_res = image(20, 80)
+    with torch.inference_mode():
+        turned = [low_res.rot90(k, (2, 3)) for k in range(4)]
+        flips = [network()(view).rot90(-k, (2, 3)) for k, view in enumerate(turned)]
+        flips += [network()(view.flip(2)).flip(2).rot90(-k, (2, 3)) for k, view in enumerate(turned)]
+    whole, tiled = (Upscaler(network(), ensemble=True, tile=tile)(low_res) for tile in ("none", 64))
+    assert_close(whole, torch.stack(flips).mean(0).clamp(0, 1))
+    assert_close(tiled, whole)
+
+
+def test_auto_is_never_half_precision_for_more_than_8_bits(monkeypatch):
+    monkeypatch.setattr("nlsr.upscale.precision._has_fast_bf16", lambda device: True)
+    assert [Upscaler(network()).plan(9, 9, depth=depth).precision for depth in (8, 16, 32)] == ["bf16", "fp32", "fp32"]
+    monkeypatch.setattr("nlsr.upscale.precision._has_fast_bf16", lambda device: False)
+    assert Upscaler(network()).plan(9, 9).precision == "fp32"
+
+
+def test_tiling_is_compared_in_db_and_as_a_picture():
+    whole = torch.full((1, 3, 8, 8), 0.5)
+    tiled = whole.clone()
+    tiled[0, :, 4] += 0.01
+    difference = compare_tiling(tiled, whole, amplification=10)
+    assert difference.psnr == pytest.approx(-10 * np.log10(0.01**2 / 8), abs=1e-3)
+    assert difference.largest == pytest.approx(0.01, abs=1e-6)
+    assert_close(difference.picture[0, :, 4], torch.full((3, 8), 0.6))
+    assert (difference.picture[0, :, 3] == 0.5).all()
+    assert str(difference) == "tiled against whole: 49.03 dB, largest difference 2.5 of 255"
+    assert compare_tiling(whole, whole).psnr == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 3}, "--tile 3: expected 'auto', 'none' or a number of pixels from 16 up"),
+        ({"tile": "big"}, "--tile big"),
+        ({"tile": True}, "--tile True"),
+        ({"memory": 0}, "expected a memory budget above 0 bytes, got 0"),
+        ({"precision": "fp8"}, "--precision fp8: expected auto, fp32, bf16, fp16"),
+        ({"scale": 2, "fit": "5x5"}, "expected one of --scale, --width, --height and --fit"),
+        ({"device": "nowhere"}, "--device nowhere"),
+    ],
+)
+def test_wrong_options_get_one_line(options, message):
+    with pytest.raises(UsageError, match=message) as error:
+        Upscaler(network(), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pil_image_survives_the_way_to_a_file():
+    buffer = io.BytesIO()
+    Upscaler(network(), width=33)(Image.new("RGB", (20, 10), "red")).save(buffer, "PNG")
+    assert Image.open(buffer).size == (33, 17)

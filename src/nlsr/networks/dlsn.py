@@ -61,11 +61,11 @@ class DLSN(Network):
         return Trace(self.upsample(shallow + self.fuse(deep)) + mean, tuple(affinities))
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes."""
+        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes; measured."""
         config = self.config
-        affinity = config.rounds * (3 * config.chunk_size + 3 * config.channels // config.reduction)
+        affinity = config.rounds * (3 * config.chunk_size + 8) + config.channels // config.reduction
         upsampled = 2 * config.channels * config.scale**2
-        features = (6 + config.rounds) * config.channels + 4 * config.rounds * config.chunk_size
+        features = (6 + config.rounds) * config.channels + config.rounds * config.chunk_size
         return 4 * (features + config.num_groups * affinity + upsampled)
 
     def operators(self) -> list[Operator]:

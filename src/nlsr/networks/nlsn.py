@@ -45,8 +45,8 @@ class NLSN(InterleavedNetwork):
         return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes."""
+        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes; measured."""
         config = self.config
-        affinity = config.rounds * (3 * config.chunk_size + 3 * config.channels // config.reduction)
+        affinity = config.rounds * (3 * config.chunk_size + 8) + config.channels // config.reduction
         upsampled = 2 * config.channels * config.scale**2
         return 4 * ((6 + config.rounds) * config.channels + self.num_attentions() * affinity + upsampled)

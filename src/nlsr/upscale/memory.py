@@ -1,18 +1,15 @@
-"""How much memory there is and how much a network needs: what decides between whole images and tiles."""
+"""How much memory there is, and how running out of it is recognised. Knows nothing of networks and pictures."""
 
 import os
 from pathlib import Path
 
+import torch
+
 from nlsr.errors import UsageError
-from nlsr.networks import Network
 
 DEFAULT_SHARE = 4
 """By default a process may take a quarter of the machine's memory: a laptop's other programs stay undisturbed."""
 ASSUMED_TOTAL = 8 * 2**30
-SMALLEST_TILE = 64
-LARGEST_TILE = 352
-"""Beyond it a feature map of 64 channels exceeds 32 MiB, which the C library gives back to the system each time: twice
-the time per pixel."""
 UNITS = {"": 1, "B": 1, "K": 2**10, "KIB": 2**10, "M": 2**20, "MIB": 2**20, "G": 2**30, "GIB": 2**30}
 UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -29,9 +26,13 @@ def total_memory() -> int:
     return total
 
 
-def default_budget() -> int:
-    """Bytes; depends on the machine only, so that equal calls make equal plans."""
-    return total_memory() // DEFAULT_SHARE
+def default_budget(device: torch.device | None = None) -> int:
+    """Bytes; depends on the machine and the device only, so that equal calls make equal plans."""
+    total = total_memory()
+    if device is not None and device.type != "cpu":
+        properties = getattr(torch.get_device_module(device), "get_device_properties", None)
+        total = min(total, properties(device).total_memory) if properties else total
+    return total // DEFAULT_SHARE
 
 
 def parse_size(text: str) -> int:
@@ -39,34 +40,22 @@ def parse_size(text: str) -> int:
     number = text.strip().rstrip("bBiIkKmMgG ").strip()
     unit = text.strip()[len(number) :].strip().upper()
     try:
-        return int(float(number) * UNITS[unit])
-    except (ValueError, KeyError):
-        raise UsageError(f"--memory {text}: expected a size like 2GiB or 500MB") from None
+        size = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        size = 0
+    if size < 1:
+        raise UsageError(f"--memory {text}: expected a size like 2GiB or 500MB")
+    return size
 
 
-def largest_tile(network: Network, height: int, width: int, budget: int) -> int | None:
-    """The largest tile that fits the budget beside input and result; None where the whole image fits.
-
-    Raises: UsageError if not even a small tile fits.
-    """
-    fixed = image_bytes(height, width, network.scale)
-    per_pixel = network.bytes_per_pixel()
-    if fixed + per_pixel * height * width <= budget:
-        return None
-    # A row of upscaled tiles waits in float32 until the next row has been blended into it.
-    band = 12 * network.scale**2 * width
-    tile = SMALLEST_TILE
-    if fixed + per_pixel * tile**2 + band * tile > budget:
-        need = fixed + per_pixel * tile**2 + band * tile
-        raise UsageError(
-            f"a {width}x{height} image at x{network.scale} needs at least {need / 2**20:.0f} MiB, "
-            f"--memory allows {budget / 2**20:.0f} MiB"
-        )
-    while tile < LARGEST_TILE and fixed + per_pixel * (tile + 32) ** 2 + band * (tile + 32) <= budget:
-        tile += 32
-    return tile
+def shown(size: float) -> str:
+    """Bytes for people: '1.4 GiB', '350 MiB'."""
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def image_bytes(height: int, width: int, scale: int) -> int:
-    """The input in float32, the 8-bit result, and the encoder's copy of it."""
-    return height * width * (12 + 6 * scale**2)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in Python's words, torch's or those of the libraries below it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    told = ("out of memory", "allocate memory", "bad_alloc", "bad allocation", "could not create a memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)

@@ -4,7 +4,6 @@ Along each axis, tiles of equal size start at even distances, and each two neigh
 weight passes linearly from one to the other. Knows nothing of networks.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,48 +33,20 @@ class Axis:
         return cls(size, tile_size, starts)
 
     def overlap_before(self, index: int) -> int:
-        """Pixels shared with the tile before; 0 for the first."""
-        return self.starts[index - 1] + self.tile_size - self.starts[index] if index else 0
+        """Pixels shared with the tile before; 0 for the first and behind the last."""
+        if not 0 < index < len(self.starts):
+            return 0
+        return self.starts[index - 1] + self.tile_size - self.starts[index]
 
     def weights(self, index: int, scale: int) -> Float[Tensor, " high"]:
         """The weight of each high-res pixel of a tile; the weights of all tiles at a pixel sum to one."""
         weights = torch.ones(self.tile_size * scale)
-        before = self.overlap_before(index) * scale
+        before, after = self.overlap_before(index) * scale, self.overlap_before(index + 1) * scale
         if before:
             weights[:before] = _ramp(before)
-        if index + 1 < len(self.starts):
-            after = self.overlap_before(index + 1) * scale
+        if after:
             weights[-after:] -= _ramp(after)
         return weights
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How an image is upscaled: whole or in tiles, and why."""
-
-    rows: Axis
-    columns: Axis
-    reason: str
-
-    @property
-    def num_tiles(self) -> int:
-        return len(self.rows.starts) * len(self.columns.starts)
-
-    def bands(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """Row by row: the index of a row of tiles, and (index, left edge) of each tile in it."""
-        for row in range(len(self.rows.starts)):
-            yield row, list(enumerate(self.columns.starts))
-
-    def __str__(self) -> str:
-        if self.num_tiles == 1:
-            return f"whole ({self.reason})"
-        return f"{self.num_tiles} tiles of {self.columns.tile_size}x{self.rows.tile_size} ({self.reason})"
-
-
-def plan(height: int, width: int, *, tile_size: int | None, reason: str) -> Plan:
-    """Cut an image into tiles of at most `tile_size` low-res pixels a side; None takes it whole."""
-    largest = tile_size or max(height, width)
-    return Plan(Axis.cut(height, largest), Axis.cut(width, largest), reason)
 
 
 def _ramp(size: int) -> Tensor:

@@ -1,41 +1,53 @@
 """The front door: a picture in, a larger picture out, whole or in tiles, within a memory budget."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.errors import ShapeError, UsageError
-from nlsr.images import Picture, read, resize
+from nlsr.images import Picture, check_target, encoder_bytes, streams, write_bands
+from nlsr.images.files import PathLike
 from nlsr.networks import Network
-from nlsr.upscale.memory import SMALLEST_TILE, default_budget, largest_tile
-from nlsr.upscale.tiles import Plan, plan
-from nlsr.weights import load
+from nlsr.upscale.arrays import as_picture
+from nlsr.upscale.cascade import Models
+from nlsr.upscale.memory import default_budget, shown
+from nlsr.upscale.plan import Job, Plan, make_plan
+from nlsr.upscale.precision import Precision, choose
+from nlsr.upscale.size import Size
+from nlsr.upscale.stream import LAST_TILE, Report, Stream, is_opaque
 
-Report = Callable[[int, int], None]
-"""Called with the number of tiles done and the number of all."""
+DEFAULT_MODEL = "lcoan-light"
+"""A family of packaged weights: the scale that is asked for decides between its members."""
 
-DEFAULT_MODEL = "lcoan-light-x4"
+_SAMPLES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
+    """How a picture was upscaled; `notes` say what went otherwise than planned."""
+
+    plan: Plan
+    seconds: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result(Outcome):
     """An upscaled picture and how it was made."""
 
     picture: Picture
-    plan: Plan
-    seconds: float
 
 
 class Upscaler:
-    """Enlarges pictures with one network.
+    """Enlarges pictures with one network, or with those of a family.
 
-        larger = nlsr.Upscaler()("photo.jpg")          # float32 RGB tensor (1, 3, 4h, 4w) in [0, 1]
+        larger = nlsr.Upscaler()("photo.jpg")                 # float32 RGB tensor (1, 3, 4h, 4w) in [0, 1]
+        larger = nlsr.Upscaler(width=3840)(PIL.Image.open("photo.jpg"))    # a PIL image
 
     Equal calls give equal results, and the plan depends on sizes and budget alone.
     """
@@ -44,105 +56,191 @@ class Upscaler:
         self,
         model: str | Path | Network = DEFAULT_MODEL,
         *,
+        scale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        fit: tuple[int, int] | str | None = None,
         tile: int | Literal["auto", "none"] = "auto",
         memory: int | None = None,
+        precision: Literal["auto"] | Precision = "auto",
+        ensemble: bool = False,
         device: str | torch.device = "cpu",
     ) -> None:
         """
         Args:
-            model: a name of packaged weights, a weight file, or a network.
+            model: a name of packaged weights or of a family of them, a weight file, or a network.
+            scale, width, height, fit: the size of results, see `Size`; by default what the model makes (x4 for a
+                family). Reached with the nearest sufficient scale of the model, or several passes above its largest,
+                and one antialiased resize; a picture that becomes smaller is only resized.
             tile: side of a tile in low-res pixels; "none" takes every image whole; "auto" what the budget allows.
             memory: the budget in bytes, for what comes on top of the running program; default: a quarter of the
-                machine's memory, which a picture too large for it exceeds, in the smallest tiles, rather than fail.
+                memory of machine and device, which a picture too large for it exceeds, in the smallest tiles, rather
+                than fail.
+            precision: "auto" is bf16 for 8-bit pictures on processors made for it, else fp32.
+            ensemble: average over eight flips and turns: a little better, eight times the time.
             device: where the network runs.
-        Raises: CheckpointError for a model that cannot be loaded, UsageError for a wrong tile.
+        Raises: CheckpointError for a model that cannot be loaded, UsageError for anything else that is wrong.
         """
-        if isinstance(tile, int) and tile < 16:
-            raise UsageError(f"expected a tile of at least 16 pixels, got {tile}")
-        network = model if isinstance(model, Network) else load(model)
-        # Convolutions of few channels are up to three times as fast on a processor if channels lie together.
-        self.network = network.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.tile, self.memory, self.device = tile, memory, torch.device(device)
+        if tile not in ("auto", "none") and not (isinstance(tile, int) and tile >= LAST_TILE):
+            raise UsageError(f"--tile {tile}: expected 'auto', 'none' or a number of pixels from {LAST_TILE} up")
+        if memory is not None and memory <= 0:
+            raise UsageError(f"expected a memory budget above 0 bytes, got {memory}")
+        self.size = Size(scale, width, height, fit)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        self.tile, self.memory = tile, memory
+        self.precision, self.ensemble = precision, ensemble
+        choose(precision, self.device, depth=8)
+        self.models = Models(model, self.device)
 
     @property
     def scale(self) -> int:
-        return self.network.scale
+        """What the model enlarges by if no size is asked for."""
+        return self.models.scales[-1]
 
-    def __call__(
-        self, image: str | Path | Float[Tensor, "1 3 h w"], *, report: Report | None = None
-    ) -> Float[Tensor, "1 3 sh sw"]:
-        """Upscale a file or a float32 RGB tensor in [0, 1]; the result is float32 in [0, 1].
+    def __call__(self, image: Any, *, report: Report | None = None) -> Any:
+        """Upscale what a program holds, and give the same kind back.
 
-        Raises: ImageError for a file that cannot be read, ShapeError for a tensor of another shape.
+        Args:
+            image: a path, which gives float32 RGB (1, 3, h, w) in [0, 1]; a tensor (1, 3, h, w) or (3, h, w), a numpy
+                array (h, w), (h, w, 3) or (h, w, 4) - floating point in [0, 1], uint8 or uint16 -, a PIL image or a
+                Picture, which give their own kind and dtype. A fourth channel is alpha.
+            report: called after each tile.
+        Raises: ImageError for a file that cannot be read, ShapeError for anything of another shape or dtype.
         """
-        pixels = image if isinstance(image, Tensor) else read(image).pixels
-        if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
-            raise ShapeError(f"expected an image (1, 3, height, width), got {tuple(pixels.shape)}")
-        result = torch.empty(1, 3, *(side * self.scale for side in pixels.shape[2:]))
-        for top, band in self._bands(pixels, self.plan(*pixels.shape[2:]), report):
-            result[0, :, top : top + band.shape[1]] = band
-        return result
+        picture, back = as_picture(image)
+        if isinstance(image, str | os.PathLike):
+            picture = replace(picture, depth=32)  # the result is floating point
+        return back(self.upscale(picture, report=report).picture)
 
-    def upscale(self, picture: Picture, *, report: Report | None = None) -> Result:
-        """Upscale a picture as read from a file; what it carries beside its pixels is carried on.
+    def upscale(self, picture: Picture, *, plan: Plan | None = None, report: Report | None = None) -> Result:
+        """Upscale a picture; what it carries beside its pixels is carried on.
 
-        The result holds integers of the picture's depth (16 bits for float pictures): a large one must fit in memory.
+        The result has the picture's depth, integers for 8 and 16 bits, and stands in memory; `save` streams it.
+
+        Args:
+            plan: one made before, so that a repetition is done in the same way.
+        Raises: UsageError if the picture does not fit the budget, ImageError if it does not fit in memory.
         """
         started = time.monotonic()
+        _check_pixels(picture)
+        stream = self.stream(picture, plan or self._plan_for(picture), report=report)
+        height, width = stream.plan.new_height, stream.plan.new_width
+        dtype = _SAMPLES[picture.depth]
+        pixels = _canvas(3, height, width, dtype)
+        alpha = None if picture.alpha is None else _canvas(1, height, width, dtype)
+        top = 0
+        for colours, opacity in stream:
+            bottom = top + colours.shape[1]
+            pixels[:, top:bottom] = _as_samples(colours, dtype)
+            if alpha is not None and opacity is not None:
+                alpha[:, top:bottom] = _as_samples(opacity, dtype)
+            top = bottom
+        larger = replace(picture, pixels=pixels[None], alpha=None if alpha is None else alpha[None])
+        return Result(stream.plan, time.monotonic() - started, tuple(stream.notes), larger)
+
+    def save(
+        self,
+        picture: Picture,
+        path: PathLike,
+        *,
+        plan: Plan | None = None,
+        quality: int | None = None,
+        overwrite: bool = False,
+        format: str | None = None,
+        report: Report | None = None,
+    ) -> Outcome:
+        """Upscale a picture into a file, which PNG and TIFF take band by band: the result never stands in memory.
+
+        Args:
+            plan, report: as in `upscale`. quality, overwrite, format: as `nlsr.images.write_bands` takes them.
+        Raises: as `upscale` and `write_bands` do; before anything is computed for what can be known then.
+        """
+        started = time.monotonic()
+        _check_pixels(picture)
         height, width = picture.pixels.shape[2:]
-        chosen = self.plan(height, width)
-        dtype, top_value = (torch.uint8, 255) if picture.depth == 8 else (torch.uint16, 65535)
-        canvas = torch.empty(height * self.scale, width * self.scale, 3, dtype=dtype)
-        for top, band in self._bands(picture.pixels, chosen, report):
-            rows = band.permute(1, 2, 0).mul(top_value).round_()
-            canvas[top : top + len(rows)] = rows.to(dtype) if dtype == torch.uint8 else rows.to(torch.int32).to(dtype)
-        alpha = picture.alpha
-        if alpha is not None:
-            alpha = resize(alpha, scale=self.scale).clamp_(0, 1)
-        depth = 8 if picture.depth == 8 else 16
-        larger = replace(picture, pixels=canvas.permute(2, 0, 1)[None], alpha=alpha, depth=depth)
-        return Result(larger, chosen, time.monotonic() - started)
+        _, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
+        known = check_target(
+            path,
+            height=new_height,
+            width=new_width,
+            alpha=picture.alpha is not None,
+            overwrite=overwrite,
+            format=format,
+        )
+        held = encoder_bytes(known, new_height, new_width)
+        if held > self.budget and not streams(known):
+            raise UsageError(
+                f"{known} is written in one piece: {new_width}x{new_height} pixels need {shown(held)}, the budget is "
+                f"{shown(self.budget)}; write PNG or TIFF, or allow more with --memory"
+            )
+        stream = self.stream(picture, plan or self._plan_for(picture, held=held), report=report)
+        write_bands(path, picture, new_height, new_width, stream, quality=quality, overwrite=overwrite, format=format)
+        return Outcome(stream.plan, time.monotonic() - started, tuple(stream.notes))
 
-    def plan(self, height: int, width: int) -> Plan:
-        """Whole or tiled, for an image of this size."""
-        if self.tile == "none":
-            return plan(height, width, tile_size=None, reason="as asked")
-        if self.tile != "auto":
-            return plan(height, width, tile_size=self.tile, reason="as asked")
-        budget = self.memory or default_budget()
-        try:
-            tile_size = largest_tile(self.network, height, width, budget)
-        except UsageError:
-            if self.memory is not None:
-                raise
-            return plan(height, width, tile_size=SMALLEST_TILE, reason=f"needs more than {budget / 2**30:.2g} GiB")
-        verb = "fits" if tile_size is None else "fit"
-        return plan(height, width, tile_size=tile_size, reason=f"{verb} in {budget / 2**30:.2g} GiB")
+    def stream(self, picture: Picture, plan: Plan, *, report: Report | None = None) -> Stream:
+        """The bands of finished rows of an upscaled picture, computed when they are asked for.
 
-    def _bands(self, pixels: Tensor, chosen: Plan, report: Report | None) -> Iterator[tuple[int, Tensor]]:
-        """Finished high-res rows from top to bottom: (top row, (3, rows, width) in [0, 1])."""
-        rows, scale = chosen.rows, self.scale
-        kept: Tensor | None = None  # the lower edge of the band above, weighted, waiting for the next band
-        done = 0
-        for row, tiles in chosen.bands():
-            top = rows.starts[row]
-            band = torch.zeros(3, rows.tile_size * scale, chosen.columns.size * scale)
-            for column, left in tiles:
-                tile = pixels[:, :, top : top + rows.tile_size, left : left + chosen.columns.tile_size]
-                weight = rows.weights(row, scale)[:, None] * chosen.columns.weights(column, scale)
-                part = band[:, :, left * scale : (left + chosen.columns.tile_size) * scale]
-                part.addcmul_(self._upscale_tile(tile), weight)
-                done += 1
-                if report:
-                    report(done, chosen.num_tiles)
-            if kept is not None:
-                band[:, : kept.shape[1]] += kept
-            waiting = rows.overlap_before(row + 1) * scale if row + 1 < len(rows.starts) else 0
-            finished = band.shape[1] - waiting
-            kept = band[:, finished:].clone() if waiting else None
-            yield top * scale, band[:, :finished].clamp_(0, 1)
+        Raises: UsageError if the plan is one of another picture or model.
+        """
+        height, width = picture.pixels.shape[2:]
+        wanted, *new_size = self.size.of(height, width, otherwise=self.scale)
+        cascade = self.models.cascade(wanted)
+        expected = (height, width, *new_size, cascade.scales)
+        if expected != (plan.height, plan.width, plan.new_height, plan.new_width, plan.scales):
+            raise UsageError(
+                f"the plan is one for {plan.width}x{plan.height} to {plan.new_width}x{plan.new_height}, this is "
+                f"{width}x{height} to {new_size[1]}x{new_size[0]}; make another"
+            )
+        return Stream(cascade, picture, plan, device=self.device, ensemble=self.ensemble, report=report)
 
-    @torch.inference_mode()
-    def _upscale_tile(self, tile: Tensor) -> Tensor:
-        low_res = tile.to(self.device).contiguous(memory_format=torch.channels_last)
-        return self.network(low_res)[0].float().cpu()
+    def plan(self, height: int, width: int, *, depth: int = 8, alpha: bool = False, held: int | None = None) -> Plan:
+        """How a picture of this size will be upscaled.
+
+        Args:
+            depth: bits per sample of the picture.
+            alpha: whether it is transparent anywhere.
+            held: bytes that stay in memory beside the computation; by default the whole result as integers.
+        Raises: UsageError if a budget was given that not even the smallest tiles keep.
+        """
+        wanted, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
+        if held is None:
+            held = new_height * new_width * (4 if alpha else 3) * _SAMPLES[depth].itemsize
+        return make_plan(
+            self.models.cascade(wanted),
+            Job(height, width, new_height, new_width, alpha, held, self.ensemble),
+            tile=self.tile,
+            budget=self.budget,
+            strict=self.memory is not None,
+            precision=choose(self.precision, self.device, depth),
+        )
+
+    @property
+    def budget(self) -> int:
+        """Bytes."""
+        return self.memory or default_budget(self.device)
+
+    def _plan_for(self, picture: Picture, *, held: int | None = None) -> Plan:
+        transparent = picture.alpha is not None and not is_opaque(picture.alpha)
+        return self.plan(*picture.pixels.shape[2:], depth=picture.depth, alpha=transparent, held=held)
+
+
+def _check_pixels(picture: Picture) -> None:
+    shape = tuple(picture.pixels.shape)
+    if len(shape) != 4 or shape[:2] != (1, 3) or 0 in shape:
+        raise ShapeError(f"expected pixels (1, 3, height, width), got {shape}; upscale pictures one by one")
+
+
+def _canvas(channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Integers lie channel-last, as files store them."""
+    if dtype.is_floating_point:
+        return torch.empty(channels, height, width, dtype=dtype)
+    return torch.empty(height, width, channels, dtype=dtype).permute(2, 0, 1)
+
+
+def _as_samples(band: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype.is_floating_point:
+        return band
+    return band.mul(torch.iinfo(dtype).max).round_().to(torch.int32).to(dtype)

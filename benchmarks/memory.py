@@ -1,0 +1,149 @@
+"""Memory of upscaling: predicted against measured, and peaks against budgets, each in a process of its own. Linux only.
+
+python benchmarks/memory.py networks                  # every preset, reduced and as published
+python benchmarks/memory.py budgets --threads 2       # 1, 12 and 48 megapixels to TIFF within 1, 2 and 4 GiB
+
+Measured is the peak of resident memory over what the process has when the weights are loaded and the picture is not.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+
+from nlsr.images import Picture, read
+from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr.upscale import Upscaler
+from nlsr.upscale.memory import parse_size
+
+REDUCED = {"channels": 32, "num_groups": 2, "num_blocks": 8, "num_features": 32}
+"""What a reduced network has, as far as its config knows the name."""
+SIZES = {"published": ((96, None), (192, None), (224, 128)), "reduced": ((192, None), (384, None), (384, 192))}
+"""Sides of the pictures and of their tiles."""
+BUDGETS = ((1, "1GiB"), (1, "2GiB"), (1, "4GiB"), (12, "1GiB"), (12, "2GiB"), (12, "4GiB"), (48, "2GiB"))
+"""Megapixels of a photo and what it may take."""
+SHAPES = {1: (800, 1250), 12: (3000, 4000), 48: (6000, 8000)}
+
+
+def build(preset: str, scale: int, reduced: bool) -> Network:
+    config = PRESETS[preset](scale)
+    if reduced:
+        names = {field.name for field in dataclasses.fields(config)}
+        config = dataclasses.replace(config, **{name: value for name, value in REDUCED.items() if name in names})
+    torch.manual_seed(0)
+    return dict(NETWORKS.values())[type(config)](config)
+
+
+def resident(field: str) -> int:
+    """VmRSS now, or VmHWM at most, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def start() -> int:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    return resident("VmRSS")
+
+
+def network_case(preset: str, scale: int, kind: str, side: int, tile: int | None, precision: str) -> dict[str, object]:
+    upscaler = Upscaler(build(preset, scale, kind == "reduced"), tile=tile or "none", precision=precision)  # type: ignore[arg-type]
+    before = start()
+    picture = Picture(torch.rand(1, 3, side, side))
+    result = upscaler.upscale(picture)
+    measured = resident("VmHWM") - before
+    return {
+        "network": f"{preset} ({kind})",
+        "picture": f"{side}x{side}",
+        "plan": str(result.plan).split(" (")[0],
+        "predicted MiB": round(result.plan.predicted / 2**20),
+        "measured MiB": round(measured / 2**20),
+        "predicted / measured": round(result.plan.predicted / measured, 2),
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def budget_case(megapixels: int, memory: str, precision: str) -> dict[str, object]:
+    height, width = SHAPES[megapixels]
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "photo.tif"), Path(folder, "large.tif")
+        make_photo(source, height, width)
+        upscaler = Upscaler(memory=parse_size(memory), precision=precision)  # type: ignore[arg-type]
+        upscaler.upscale(Picture(torch.rand(1, 3, 16, 16)))  # loads the weights
+        before = start()
+        started, started_processor = time.monotonic(), time.process_time()
+        outcome = upscaler.save(read(source), target)
+        seconds, processor = time.monotonic() - started, time.process_time() - started_processor
+        peak = resident("VmHWM")
+    budget = parse_size(memory)
+    return {
+        "picture": f"{megapixels} MP",
+        "budget": memory,
+        "plan": str(outcome.plan).split(" (")[0],
+        "predicted MiB": round(outcome.plan.predicted / 2**20),
+        "measured MiB": round((peak - before) / 2**20),
+        "measured / budget": round((peak - before) / budget, 2),
+        "process / budget": round(peak / budget, 2),
+        "seconds": round(seconds, 1),
+        "processor seconds": round(processor, 1),
+        "processor ns per pixel": round(1e9 * processor / (16 * height * width), 1),
+    }
+
+
+def make_photo(path: Path, height: int, width: int) -> None:
+    """Smooth colours with grain, in a child's memory-mapped file rather than in this process."""
+    rows = np.linspace(0, 40, height)[:, None]
+    photo = tifffile.memmap(path, shape=(height, width, 3), dtype=np.uint8, photometric="rgb")
+    for top in range(0, height, 256):
+        wave = np.sin(rows[top : top + 256] + np.linspace(0, 60, width)) * 80 + 128
+        grain = np.random.default_rng(top).integers(-20, 20, (*wave.shape, 3))
+        photo[top : top + 256] = (wave[:, :, None] + grain).clip(0, 255)
+    photo.flush()
+
+
+def in_turn(cases: list[list[str]]) -> None:
+    """Run each case in a child and print a Markdown table as the rows come."""
+    for index, words in enumerate(cases):
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", json.dumps(words)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{words}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            continue
+        row = json.loads(done.stdout)
+        if index == 0:
+            print("| " + " | ".join(row) + " |\n|" + "---|" * len(row))
+        print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["networks", "budgets"])
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS))
+    parser.add_argument("--kinds", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--megapixels", nargs="+", type=int, default=list(SHAPES))
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.only:
+        words = json.loads(options.only)
+        case = network_case if options.what == "networks" else budget_case
+        print(json.dumps(case(*words, options.precision)))
+    elif options.what == "networks":
+        kinds = [(kind, *size) for kind in options.kinds for size in SIZES[kind]]
+        in_turn([[preset, options.scale, *kind] for preset in options.presets for kind in kinds])
+    else:
+        in_turn([list(budget) for budget in BUDGETS if budget[0] in options.megapixels])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Many pictures, one after another: which are meant, where results go, what is finished, and doing the rest."""
+
+from nlsr.upscale.batch.manifest import Manifest, conditions_of
+from nlsr.upscale.batch.run import Done, run
+from nlsr.upscale.batch.settings import Saving, deciding
+from nlsr.upscale.batch.sources import Found, Source, find
+from nlsr.upscale.batch.targets import Naming, Task, tasks
+
+__all__ = [
+    "Done",
+    "Found",
+    "Manifest",
+    "Naming",
+    "Saving",
+    "Source",
+    "Task",
+    "conditions_of",
+    "deciding",
+    "find",
+    "run",
+    "tasks",
+]

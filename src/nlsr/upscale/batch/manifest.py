@@ -1,0 +1,194 @@
+"""What is finished in an output folder, so that an interrupted batch goes on where it was.
+
+A file of JSON lines that is only ever appended to: what decides about results, a line before a result is put in its
+place, a line when it is there. Each is on the disk before the work goes on, so after a crash at any moment a result is
+either finished and said to be so, or done again; a line cut short is none. The system drops the lock with the process.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nlsr.errors import ImageError, UsageError
+from nlsr.images import is_unfinished, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".nlsr-batch.jsonl"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file as it was read, whatever its name and its time."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Content":
+        """Raises: OSError."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(file.tell(), digest)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is said of one that is finished."""
+
+    settings: str
+    input: Content
+    output: Content
+    mtime_ns: int
+
+
+class Manifest:
+    """The record of one output folder, to be used as a context; one process at a time has it.
+
+    Args:
+        settings: what decides about results beside the picture: model, size, quality and so on. JSON values.
+        conditions: under which they are made, to be taken up again when a batch goes on: the budget. JSON values.
+        resume: go on: results that are finished stay; what killed processes left behind is removed with `clean`.
+    """
+
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], conditions: dict[str, Any] | None = None, *, resume: bool
+    ) -> None:
+        self.folder, self.settings, self.resume = folder, settings, resume
+        self.conditions = conditions or {}
+        self.earlier: dict[str, Any] = {}  # the settings of the batch before
+        self._finished: dict[str, _Result] = {}
+        self._begun: set[str] = set()
+        self._key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def __enter__(self) -> "Manifest":
+        """Raises: UsageError if another process writes into the folder, ImageError if this one may not."""
+        path = self.folder / NAME
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            where = one_line(self.folder)
+            raise ImageError(f"{where}: expected a folder to write in ({error.strerror}); choose another") from error
+        try:
+            self._lock()
+            self._read()
+            self._append({"settings": self.settings, "conditions": self.conditions})
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def finished(self, target: Path, source: Content) -> bool:
+        """Whether a result is there, complete, and of this picture with these settings.
+
+        A result whose size and time are those of then is not read again.
+        """
+        result = self._finished.get(self._place(target))
+        if not self.resume or result is None or (result.settings, result.input) != (self._key, source):
+            return False
+        try:
+            status = target.stat()
+            if status.st_size != result.output.size:
+                return False
+            return status.st_mtime_ns == result.mtime_ns or Content.of(target) == result.output
+        except OSError:
+            return False
+
+    def may_replace(self, target: Path) -> bool:
+        """Whether what lies there was written by an interrupted batch that goes on now, and is nobody else's file."""
+        place = self._place(target)
+        return self.resume and (place in self._begun or place in self._finished)
+
+    def begin(self, target: Path) -> None:
+        """To be called before a result is put in its place."""
+        self._begun.add(self._place(target))
+        self._append({"begun": self._place(target)})
+
+    def finish(self, target: Path, source: Content, plan: dict[str, Any]) -> None:
+        """To be called when it is there."""
+        self._append(
+            {
+                "done": self._place(target),
+                "settings": self._key,
+                "input": asdict(source),
+                "plan": plan,
+                "output": asdict(Content.of(target)),
+                "mtime_ns": target.stat().st_mtime_ns,
+            }
+        )
+
+    def clean(self, folders: set[Path]) -> None:
+        """Remove what killed processes left half written in these folders."""
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(folder):
+                    if is_unfinished(entry.name):
+                        os.unlink(entry)
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                where = one_line(self.folder)
+                raise UsageError(f"{where}: another nlsr writes there; wait for it or choose another folder") from None
+            # A file system without locks: nothing to wait for.
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        for text in content.split(b"\n"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut short
+                self._take(json.loads(text))
+        if content and not content.endswith(b"\n"):
+            self._file.write(b"\n")
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "done" in line:
+            contents = Content(**line["input"]), Content(**line["output"])
+            self._finished[line["done"]] = _Result(line["settings"], *contents, line["mtime_ns"])
+        elif "begun" in line:
+            self._begun.add(line["begun"])
+        else:
+            self.earlier = line["settings"]
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """ASCII, so that names of any bytes come back as they were. Raises: ImageError."""
+        try:
+            text = json.dumps(line).encode() + b"\n"
+            if self._file.write(text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            where = one_line(self.folder / NAME)
+            raise ImageError(f"{where}: cannot be written ({error.strerror}); free some space") from error
+
+    def _place(self, target: Path) -> str:
+        return target.relative_to(self.folder).as_posix()
+
+
+def conditions_of(folder: Path) -> dict[str, Any]:
+    """The conditions of the last batch in a folder; none if there was none."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError):
+        for text in (folder / NAME).read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found = dict(json.loads(text)["conditions"])
+    return found

@@ -1,0 +1,60 @@
+"""What is asked of a batch, and what of it decides about results."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nlsr.images import MAX_PIXELS
+from nlsr.networks import Network, name_of
+from nlsr.upscale.upscaler import Upscaler
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What is asked for beside the upscaling itself.
+
+    Args:
+        format: of results; by their ending without it.
+        quality: as `nlsr.images.write` takes it.
+        strip: leave EXIF and XMP out.
+        overwrite: replace files that are there.
+        make_folders: create the folders of results.
+        max_pixels: of a picture that is read.
+    """
+
+    format: str | None = None
+    quality: int | None = None
+    strip: bool = False
+    overwrite: bool = False
+    make_folders: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
+    """What decides about results beside the pictures: JSON values, equal for equal results.
+
+    The budget is left out: it decides where pictures are cut, and who goes on with less after running out of memory
+    does not want to begin anew. Loads all networks of the model.
+    """
+    networks = [upscaler.models.cascade(scale).networks[0] for scale in upscaler.models.scales]
+    return {
+        "model": [_identity(network) for network in networks if isinstance(network, Network)],
+        "size": {name: value for name, value in asdict(upscaler.size).items() if value is not None},
+        "tile": upscaler.tile,
+        "precision": upscaler.precision,
+        "ensemble": upscaler.ensemble,
+        "format": saving.format,
+        "quality": saving.quality,
+        "strip": saving.strip,
+    }
+
+
+def _identity(network: Network) -> str:
+    """Equal for equal networks with equal weights, whatever file they came from."""
+    digest = hashlib.sha256(f"{name_of(network)} {network.config}".encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

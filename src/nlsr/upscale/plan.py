@@ -1,0 +1,172 @@
+"""How a picture will be upscaled, decided before anything is computed: a pure function of model, size and budget."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from nlsr.errors import UsageError
+from nlsr.upscale.bands import BAND_BYTES
+from nlsr.upscale.cascade import Cascade
+from nlsr.upscale.memory import shown
+from nlsr.upscale.precision import MEMORY_SHARE, Precision
+from nlsr.upscale.tiles import OVERLAP, Axis
+
+SMALLEST_TILE = 64
+LARGEST_TILE = 352
+"""Beyond it a feature map of 64 channels exceeds 32 MiB, which the C library gives back to the system each time: twice
+the time per pixel."""
+STEP = 32
+
+PROGRAM_BYTES = 24 * 2**20
+"""What code, threads and scratch space take once, whatever the picture; measured."""
+SCATTERED = {"fp32": 1.15, "bf16": 1.4, "fp16": 1.4}
+"""Memory of many tiles against one of them: maps that are not given back to the system do not fit the holes that others
+left, and those of half precision are small enough to be kept. Measured; between runs it varies by a fifth."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a plan depends on, beside the networks and the budget.
+
+    Args:
+        height, width: of the picture. new_height, new_width: of the result.
+        alpha: whether the picture is transparent anywhere.
+        held: bytes that stay in memory beside the computation: the result, or what its encoder needs.
+        ensemble: whether all eight flips and turns are computed.
+    """
+
+    height: int
+    width: int
+    new_height: int
+    new_width: int
+    alpha: bool
+    held: int
+    ensemble: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a picture is upscaled: through which networks, whole or in tiles, and why.
+
+    Args:
+        height, width: of the picture. new_height, new_width: of the result.
+        scales: of the networks applied in turn; none if the picture is not enlarged.
+        tile_size: the largest side of a tile in pixels of the picture; None takes it whole.
+        precision: in which the networks compute.
+        predicted: the memory it will take beside the program, in bytes.
+        reason: why it is whole or tiled, in words.
+    """
+
+    height: int
+    width: int
+    new_height: int
+    new_width: int
+    scales: tuple[int, ...]
+    tile_size: int | None
+    precision: Precision
+    predicted: int
+    reason: str
+
+    @property
+    def rows(self) -> Axis:
+        return Axis.cut(self.height, self.tile_size or self.height)
+
+    @property
+    def columns(self) -> Axis:
+        return Axis.cut(self.width, self.tile_size or self.width)
+
+    @property
+    def num_tiles(self) -> int:
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Of values that JSON knows; `Plan.of` takes it back."""
+        return asdict(self) | {"scales": list(self.scales)}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Plan":
+        """The plan that `as_dict` was asked of. Raises: UsageError for anything else."""
+        names = {field.name for field in fields(cls)}
+        if set(content) != names:
+            odd = ", ".join(sorted(names.symmetric_difference(content)))
+            raise UsageError(f"a stored plan does not fit this version of nlsr ({odd}); start again without it")
+        return cls(**content | {"scales": tuple(content["scales"])})
+
+    def __str__(self) -> str:
+        if not self.scales:
+            return f"resized without a network ({self.reason})"
+        tiles = f"{self.num_tiles} tiles of {self.columns.tile_size}x{self.rows.tile_size}"
+        words = [tiles if self.num_tiles > 1 else "whole"]
+        words += [f"in {len(self.scales)} passes ({'x'.join(map(str, self.scales))})"] if len(self.scales) > 1 else []
+        words += [self.precision] if self.precision != "fp32" else []
+        return f"{' '.join(words)} ({self.reason})"
+
+
+def make_plan(
+    cascade: Cascade,
+    job: Job,
+    *,
+    tile: int | Literal["auto", "none"],
+    budget: int,
+    strict: bool,
+    precision: Precision,
+) -> Plan:
+    """Whole if that fits the budget, else the largest tiles that do.
+
+    Args:
+        strict: whether a budget that not even the smallest tiles keep is refused or exceeded.
+    Raises: UsageError if refused.
+    """
+    if tile == "auto":
+        sizes: list[int | None] = [None, *_tile_sizes(cascade)]
+        needs = {size: predict(cascade, job, size, precision) for size in sizes}
+        fitting = [size for size in sizes if needs[size] <= budget]
+        chosen = fitting[0] if fitting else sizes[-1]
+        if not fitting and strict:
+            raise UsageError(
+                f"a {job.width}x{job.height} picture to {job.new_width}x{job.new_height} needs at least "
+                f"{shown(needs[chosen])}, --memory allows {shown(budget)}"
+            )
+        relation = "of" if fitting else "more than"
+        reason = f"needs {shown(needs[chosen])} {relation} {shown(budget)}"
+    else:
+        chosen = None if tile == "none" else tile
+        reason = f"as asked, needs {shown(predict(cascade, job, chosen, precision))}"
+    return Plan(
+        job.height,
+        job.width,
+        job.new_height,
+        job.new_width,
+        cascade.scales,
+        chosen,
+        precision,
+        predict(cascade, job, chosen, precision),
+        reason,
+    )
+
+
+def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision) -> int:
+    """The most memory in bytes that will be in use beside the program, its libraries and the weights.
+
+    Whole: the picture in float32 and the greater of two, the feature maps, and the upscaled picture with what is held
+    of the result. In tiles: all of them together, and the upscaled row of tiles that they are blended into.
+    """
+    channels = 4 if job.alpha else 3
+    height, width = (min(side, tile_size or side) for side in (job.height, job.width))
+    tile_pixels, picture_pixels = height * width, job.height * job.width
+    high = 4 * channels * cascade.scale**2  # bytes of an upscaled pixel of the picture
+    scattered = 1 if tile_pixels == picture_pixels else SCATTERED[precision]
+    compute = round(cascade.bytes_per_pixel() * MEMORY_SHARE[precision] * tile_pixels * scattered)
+    compute += high * tile_pixels if job.ensemble else 0
+    handed_on = 8 * (high * job.width + 4 * channels * job.new_width) + 4 * BAND_BYTES  # with rows kept for resizing
+    picture = (40 if job.alpha else 12) * picture_pixels  # with alpha: colours are filled in, in copies
+    if tile_pixels == picture_pixels:
+        return PROGRAM_BYTES + picture + max(compute, high * tile_pixels + job.held + handed_on)
+    band = high * job.width * (height + min(OVERLAP, height // 3))
+    return PROGRAM_BYTES + picture + job.held + band + compute + handed_on
+
+
+def _tile_sizes(cascade: Cascade) -> list[int]:
+    """From the largest worth while to the smallest."""
+    largest = max(LARGEST_TILE // cascade.before_last, 16)
+    smallest = min(SMALLEST_TILE, largest)
+    return [*range(largest, smallest, -STEP), smallest]

@@ -1,0 +1,44 @@
+"""In which precision a network computes."""
+
+from typing import Literal, get_args
+
+import torch
+
+from nlsr.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+MEMORY_SHARE = {"fp32": 1.0, "bf16": 0.6, "fp16": 0.6}
+"""Memory against fp32; more than half, as autocast leaves some maps in float32. Measured."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose(precision: Literal["auto"] | Precision, device: torch.device, depth: int) -> Precision:
+    """What "auto" means: bf16 for 8-bit pictures where the device is made for it, else fp32.
+
+    On a processor with bf16 instructions it took half of the time and changed the PSNR of `lcoan-light-x4` by +0.004 dB
+    on Set5 and +0.001 dB on ten images of Urban100. Numbers of bf16 have 8 bits: too few for deeper pictures.
+
+    Raises: UsageError for an unknown precision.
+    """
+    if precision == "auto":
+        return "bf16" if depth == 8 and _has_fast_bf16(device) else "fp32"
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: expected auto, {', '.join(PRECISIONS)}")
+    return precision
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context in which a network computes in a precision."""
+    if precision == "fp32":
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type != "cpu":
+        return False
+    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in instructions)

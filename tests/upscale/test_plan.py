@@ -1,0 +1,100 @@
+"""The plan is a pure function of model, size and budget."""
+
+import json
+
+import pytest
+import torch
+
+from nlsr.errors import UsageError
+from nlsr.networks import LCoAN, LCoANConfig
+from nlsr.upscale import Plan, Upscaler
+from nlsr.upscale.memory import default_budget, parse_size, total_memory
+
+
+def network(scale=2, **sizes):
+    torch.manual_seed(0)
+    sizes = dict(channels=8, num_groups=1, num_blocks=1, operator="none", image_skip=True) | sizes
+    return LCoAN(LCoANConfig(scale, **sizes)).eval()
+
+
+def test_a_smaller_budget_makes_smaller_tiles_and_a_large_one_none():
+    light = network(channels=32)
+    plans = [Upscaler(light, memory=memory).plan(2000, 3000, held=0) for memory in (2**28, 5 * 2**27, 2**35)]
+    assert plans[0].tile_size < plans[1].tile_size
+    assert plans[2].num_tiles == 1
+    assert str(plans[2]).startswith("whole")
+
+
+@pytest.mark.parametrize("memory", [2**28, 2**29, 2**30, 2**32])
+def test_a_plan_keeps_its_budget_with_the_largest_tiles_that_do(memory):
+    upscaler = Upscaler(network(channels=32), memory=memory)
+    plan = upscaler.plan(1000, 3000, held=0)
+    assert plan.predicted <= memory
+    if plan.tile_size and plan.tile_size < 352:
+        larger = Upscaler(upscaler.models.cascade(2).networks[0], tile=plan.tile_size + 32).plan(1000, 3000, held=0)
+        assert larger.predicted > memory
+
+
+def test_what_is_held_beside_the_computation_makes_tiles_smaller():
+    upscaler = Upscaler(network(channels=32), memory=2**29)
+    streamed, collected = upscaler.plan(2000, 3000, held=0), upscaler.plan(2000, 3000, held=2**28)
+    assert collected.tile_size < streamed.tile_size
+
+
+def test_equal_questions_get_equal_plans_that_survive_json():
+    plans = [Upscaler(network(), memory=2**28, scale=2.5).plan(700, 900) for _ in range(2)]
+    assert plans[0] == plans[1]
+    assert Plan.of(json.loads(json.dumps(plans[0].as_dict()))) == plans[0]
+    assert plans[0].scales == (2, 2)
+
+
+def test_a_plan_of_another_version_is_refused():
+    stored = Upscaler(network()).plan(7, 9).as_dict()
+    del stored["tile_size"]
+    with pytest.raises(UsageError, match=r"a stored plan does not fit this version of nlsr \(tile_size\)"):
+        Plan.of(stored)
+
+
+def test_a_budget_that_no_tile_fits_is_refused():
+    with pytest.raises(UsageError, match=r"a 100x90 picture to 200x180 needs at least .* --memory allows 0 MiB"):
+        Upscaler(network(), memory=1000).plan(90, 100)
+
+
+def test_a_picture_too_large_for_the_default_budget_is_done_in_the_smallest_tiles(monkeypatch):
+    monkeypatch.setattr("nlsr.upscale.upscaler.default_budget", lambda device: 1000)
+    chosen = Upscaler(network()).plan(100, 100)
+    assert chosen.tile_size == 64
+    assert "more than 0 MiB" in str(chosen)
+
+
+def test_the_default_budget_is_a_quarter_of_the_machine():
+    assert default_budget() == total_memory() // 4
+
+
+def test_a_plan_says_its_tiles_passes_and_precision():
+    asked = Upscaler(network(), tile=128, precision="fp32").plan(100, 300)
+    assert str(asked).startswith("3 tiles of 128x100 (as asked, needs ")
+    twice = Upscaler(network(), scale=4, tile="none", precision="bf16").plan(10, 30)
+    assert str(twice).startswith("whole in 2 passes (2x2) bf16 (as asked")
+    smaller = Upscaler(network(), scale=0.5).plan(10, 30)
+    assert str(smaller).startswith("resized without a network")
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8, 16])
+def test_a_plan_for_several_passes_has_smaller_tiles(scale):
+    plan = Upscaler(network(channels=64), scale=scale, memory=2**30).plan(3000, 500, held=0)
+    assert plan.scales == (2,) * (scale.bit_length() - 1)
+    assert (plan.tile_size or 352) <= 352 // max(1, scale // 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2**31), ("500 MB", 5 * 10**8), ("1.5g", 3 * 2**29), ("4096", 4096)]
+)
+def test_sizes_are_understood(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "lots", "0", "-1GiB", "nanGiB", "infMB", "1TB", "GiB"])
+def test_sizes_that_are_none_get_one_line(text):
+    with pytest.raises(UsageError, match=f"--memory {text}: expected a size like 2GiB or 500MB"):
+        parse_size(text)
