@@ -388,8 +388,9 @@ def test_a_batch_goes_on_with_resume(nlsr, tmp_path, tiny_model, folder):
     code, out, err = nlsr(*words)
     assert (code, err.count("exists already")) == (1, 6)
     (tmp_path / "out" / "a.png").unlink()
+    half = written(tmp_path / "out" / "sub" / ".b.png.0123abcd.part", b"half")
     code, out, err = nlsr(*words, "--resume")
-    assert (code, err) == (0, "")
+    assert (code, err, half.exists()) == (0, "", False)
     assert out.splitlines()[-1].startswith("1 of 3 pictures")
     assert out.splitlines()[-1].endswith("2 were finished before")
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == before[name] for name in tree(tmp_path / "out")[1:])
@@ -418,6 +419,21 @@ def test_resume_goes_on_with_the_budget_of_then(nlsr, tmp_path, tiny_model, fold
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["status"] for line in lines] == ["done", "skipped", "skipped"]
     assert lines[0]["plan"]["reason"].endswith("of 234 MiB")
+
+
+@pytest.mark.parametrize(
+    ("done", "left", "seconds", "text"),
+    [
+        (0, 10, 5, ""),
+        (10, 5, 5, "2.0 per second, 0:00:02 left"),
+        (2, 1000, 90, "45.0 s each, 12:30:00 left"),
+        (3, 0, 3, "1.0 s each, 0:00:00 left"),
+    ],
+)
+def test_the_pace_of_a_batch_says_how_long_the_rest_takes(done, left, seconds, text):
+    from nlsr.cli.progress import pace
+
+    assert pace(done, left, seconds) == text
 
 
 def test_a_full_disk_stops_a_batch_with_one_clear_line(nlsr, tmp_path, tiny_model, folder, monkeypatch):

@@ -29,7 +29,7 @@ def test_settings_change_a_recipe(recipe_file):
     [
         ("training.learning_rat=1", "training.learning_rat: unknown; did you mean 'learning_rate'?"),
         ("network.chanels=8", "network.chanels: unknown; did you mean 'channels'?"),
-        ("network.preset=edsr", "network.preset: expected one of dlsn"),
+        ("network.preset=edsr", "network.preset: expected one of asid"),
         ("network.scale=5", "network.scale: Input should be 2, 3 or 4"),
         ("training.steps=0", "training.steps: Input should be greater than 0"),
         ("training.steps=many", "training.steps: Input should be a valid integer"),

@@ -222,6 +222,21 @@ def test_a_resumed_batch_does_what_is_left(upscaler, tmp_path):
     assert {status for _, status in resumed(upscaler, folder, output)} == {"skipped"}
 
 
+def test_a_result_that_was_written_but_not_recorded_is_made_again(upscaler, tmp_path, monkeypatch):
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+
+    def killed(self, target, *_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "finish", killed)
+        with pytest.raises(SystemExit):
+            resumed(upscaler, tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "a.png").exists()
+    assert resumed(upscaler, tmp_path / "in", tmp_path / "out") == [("a.png", "done"), ("b.png", "done")]
+
+
 @pytest.mark.parametrize(
     ("other", "saving"),
     [

@@ -165,7 +165,7 @@ class _Batch:
                 return replace(done, status="skipped")
             picture = read(task.source, max_pixels=max_pixels)
             if self.saving.strip:
-                pass
+                picture = without_metadata(picture)
             height, width = picture.pixels.shape[2:]
             done = replace(done, size=(height, width), notes=picture.notes)
             return _Read(picture, content, self._plan_in_memory(task, picture), done)
