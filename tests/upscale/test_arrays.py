@@ -54,6 +54,9 @@ def test_a_tensor_gives_a_tensor_of_its_dtype_and_shape(upscaler, shape, dtype):
     result = upscaler(image)
     assert (result.dtype, tuple(result.shape)) == (dtype, (*shape[:-2], 12, 18))
     assert not result.is_inference()
+    if dtype == torch.float32:
+        wanted = torch.from_numpy(expected(upscaler, image.reshape(3, 6, 9).permute(1, 2, 0).numpy()))
+        assert_close(result.reshape(3, 12, 18), wanted.permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(
