@@ -20,7 +20,6 @@ from nlsr.networks import (
     LCoANConfig,
     Network,
     PANConfig,
-    Trace,
 )
 from nlsr.networks.lcoan import OPERATORS
 
@@ -96,9 +95,10 @@ def test_of_several_heads_the_heat_is_the_mean_and_the_reach_is_that_of_any():
             super().__init__(PANConfig(1))
             self.attention = SharedAttention(3, Leverage(3, width=6, heads=3, num_keys=5))
 
-        def trace(self, low_res, *, draws=None, keep="stored"):
+        def _upscale(self, low_res, *, draws, keep, collect):
             refined, affinity = self.attention(low_res, keep=keep)
-            return Trace(refined, (affinity,))
+            collect(affinity)
+            return refined
 
         def bytes_per_pixel(self):
             return 1

@@ -1,6 +1,7 @@
 """Every network: sizes, parameter counts, errors, sharing."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -264,3 +265,23 @@ def test_networks_are_known_by_name():
 def test_what_does_not_fit_is_said(make, message):
     with pytest.raises(ShapeError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if SMALL[name](2).operators()])
+@torch.no_grad()
+def test_upscaling_forgets_an_affinity_before_the_next_is_matched_and_a_trace_keeps_them_all(name, monkeypatch):
+    network = SMALL[name](2).eval()
+    alive, most = weakref.WeakSet(), []
+    for operator in set(network.operators()):
+
+        def match(*args, matching=operator.match, **options):
+            most.append(len(alive))
+            affinity = matching(*args, **options)
+            alive.add(affinity)
+            return affinity
+
+        monkeypatch.setattr(operator, "match", match)
+    network(image(1, 9, 8))
+    assert max(most) == 0
+    assert not alive
+    assert len(network.trace(image(1, 9, 8)).affinities) == len(network.operators())

@@ -18,7 +18,7 @@ from nlsr.attention.affinity import matching_dtype
 from nlsr.attention.channel import ChannelAttention
 from nlsr.attention.shared_window import Layout, SharedWindow, SharedWindowAttention
 from nlsr.errors import ShapeError
-from nlsr.networks.network import Network, NetworkDraws, Trace
+from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, check_low_res
 
 SIDE = 8
@@ -70,9 +70,9 @@ class ASID(Network):
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsample = DirectUpsampler(channels, config.scale)
 
-    def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
-    ) -> Trace:
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
         """The affinities are those of the padded image, whose sides are multiples of 8 and at least 16.
 
         As published, the padding is not masked: a result depends on the size of the image modulo 8 near its lower and
@@ -86,9 +86,12 @@ class ASID(Network):
         affinities: tuple[Affinity, ...] | None = None
         for group in self.groups:  # the first group matches, the others reuse its affinities
             deep, affinities = group(deep, affinities, keep=keep)
+        for affinity in affinities or ():
+            collect(affinity)
+        affinities = None
         upscaled = self.upsample(shallow + self.fuse(deep))
         upscaled = upscaled[:, :, : self.scale * height, : self.scale * width]
-        return Trace((upscaled + 1) / 2 if self.config.signed else upscaled, affinities or ())
+        return (upscaled + 1) / 2 if self.config.signed else upscaled
 
     def bytes_per_pixel(self) -> int:
         """Feature maps alive at once (most in the channel attention), the six stored affinities, and what the

@@ -17,7 +17,7 @@ from nlsr.attention.affinity import Affinity, Keep, Operator
 from nlsr.attention.cross_scale import CrossScaleAttention, pad_to_multiple
 from nlsr.attention.dense import nonlocal_attention
 from nlsr.errors import ShapeError
-from nlsr.networks.network import Network, NetworkDraws, Trace
+from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import check_low_res, mean_colour
 
 KERNELS = {2: (6, 2), 3: (9, 3), 4: (8, 2)}
@@ -63,21 +63,10 @@ class CSNLN(Network):
         self.cell = SelfExemplarCell(config)
         self.tail = nn.Conv2d(config.recurrences * channels, 3, 3, padding=1)
 
-    def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
-        """Unlike a trace, holds the affinities of one recurrence at a time."""
-        return self._upscale(low_res, None)
-
-    def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "recomputed"
-    ) -> Trace:
-        """Nothing is drawn, and whatever `keep` says, weights are recomputed: they would be quadratic in memory.
-
-        Holds the queries and keys of every recurrence, which a forward does not.
-        """
-        affinities: list[Affinity] = []
-        return Trace(self._upscale(low_res, affinities), tuple(affinities))
-
-    def _upscale(self, low_res: Tensor, affinities: list[Affinity] | None) -> Float[Tensor, "b 3 sh sw"]:
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
+        """Nothing is drawn, and whatever `keep` says, weights are recomputed: they would be quadratic in memory."""
         check_low_res(low_res)
         height, width = (self.scale * side for side in low_res.shape[2:])
         mean = mean_colour(low_res)
@@ -91,9 +80,9 @@ class CSNLN(Network):
             else:
                 features, colours, matched = self._recur(features, index)
             upscaled = upscaled + colours
-            if affinities is not None:
-                affinities += matched
-            del matched  # or they would live through the next recurrence
+            for affinity in matched:
+                collect(affinity)
+            del matched, affinity  # or they would live through the next recurrence
         return upscaled[..., :height, :width]
 
     def _recur(self, features: Tensor, index: int) -> tuple[Tensor, Tensor, list[Affinity]]:

@@ -7,8 +7,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention import Affinity, Keep, Operator, SharedAttention
-from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
+from nlsr.attention import Keep, Operator, SharedAttention
+from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
 from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
 
 BLOCKS_BETWEEN = 8
@@ -34,20 +34,20 @@ class InterleavedNetwork(Network):
     @abstractmethod
     def _attention(self, *, seed: int) -> SharedAttention: ...
 
-    def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
-    ) -> Trace:
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
         check_low_res(low_res)
         mean, turn = mean_colour(low_res), draws_in_turn(draws)
         shallow = deep = self.head(low_res - mean)
-        affinities: list[Affinity] = []
         for part in self.body:
             if isinstance(part, SharedAttention):
                 deep, affinity = part(deep, draws=next(turn), keep=keep)
-                affinities.append(affinity)
+                collect(affinity)
+                del affinity  # or it would live through the next blocks
             else:
                 deep = part(deep)
-        return Trace(self.upsample(shallow + self.fuse(deep)) + mean, tuple(affinities))
+        return self.upsample(shallow + self.fuse(deep)) + mean
 
     def operators(self) -> list[Operator]:
         return [part.operator for part in self.body if isinstance(part, SharedAttention) and part.operator]

@@ -26,7 +26,7 @@ from nlsr.attention import (
 )
 from nlsr.attention.dense import embedding_width
 from nlsr.attention.learnable_collaborative import Learning
-from nlsr.networks.network import Network, NetworkDraws, Trace, draws_in_turn
+from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
 
 Attention = Literal["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"]
@@ -99,26 +99,27 @@ class LCoAN(Network):
         upsampler = {"edsr": EdsrUpsampler, "direct": DirectUpsampler}[config.upsampler]
         self.upsample = upsampler(channels, config.scale)
 
-    def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
-    ) -> Trace:
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
         check_low_res(low_res)
         mean, turn = mean_colour(low_res), draws_in_turn(draws)
         shallow = self.head(low_res - mean)
         deep, affinity = shallow, None
-        affinities: list[Affinity] = []
         for group in self.groups:  # the first group matches, the others reuse its affinity
             if group.matches:
+                affinity = None  # that of a group before lives no longer
                 deep, affinity = group(deep, None, draws=next(turn), keep=keep)
-                affinities.append(affinity)
+                collect(affinity)
             else:
                 deep, affinity = group(deep, affinity, draws=None, keep=keep)
+        affinity = None  # nothing needs it any longer
         upscaled = self.upsample(shallow + self.fuse(deep))
         if self.config.image_skip:
             upscaled = upscaled + F.interpolate(low_res, scale_factor=self.config.scale, mode="nearest")
         else:
             upscaled = upscaled + mean
-        return Trace(upscaled, tuple(affinities))
+        return upscaled
 
     def bytes_per_pixel(self) -> int:
         """Feature maps alive at once, the stored affinities, and what the upsampler makes; measured."""

@@ -1,7 +1,7 @@
 """What every network has in common: a config, an image out, and a trace for those who ask."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from nlsr.attention import Affinity, Draws, Keep, Operator
 
 NetworkDraws = Sequence[Tensor] | torch.Generator
+Collect = Callable[[Affinity], None]
+"""Called with each affinity that was matched, in order."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Network(nn.Module, ABC):
         return self.config.scale
 
     def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
-        return self.trace(low_res, draws=self.draws).upscaled
+        """An affinity lives no longer than it is used."""
+        return self._upscale(low_res, draws=self.draws, keep="stored", collect=_forget)
 
-    @abstractmethod
     def trace(
         self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
     ) -> Trace:
@@ -58,6 +60,15 @@ class Network(nn.Module, ABC):
                 networks do at every call), or None for those of the seed and size: equal calls give equal results.
             keep: whether affinities hold their weights (`stored`) or make them again when asked (`recomputed`).
         """
+        affinities: list[Affinity] = []
+        upscaled = self._upscale(low_res, draws=draws, keep=keep, collect=affinities.append)
+        return Trace(upscaled, tuple(affinities))
+
+    @abstractmethod
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
+        """What the network does; arguments as in `trace`."""
 
     @abstractmethod
     def bytes_per_pixel(self) -> int:
@@ -71,6 +82,10 @@ class Network(nn.Module, ABC):
         """Let the operators learn from a traced batch what no gradient reaches; for the training loop, after a step."""
         for operator, affinity in zip(self.operators(), trace.affinities, strict=True):
             operator.learn(affinity, generator=generator)
+
+
+def _forget(affinity: Affinity) -> None:
+    pass
 
 
 def draws_in_turn(draws: NetworkDraws | None) -> Iterator[Draws | None]:

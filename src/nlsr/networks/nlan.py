@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nlsr.attention import Affinity, Keep, Operator
 from nlsr.attention.dense import nonlocal_attention
-from nlsr.networks.network import Network, NetworkDraws, Trace
+from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
 
 
@@ -49,17 +49,17 @@ class NLAN(Network):
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsample = EdsrUpsampler(channels, config.scale)
 
-    def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
-    ) -> Trace:
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
         check_low_res(low_res)
         mean = mean_colour(low_res)
         shallow = deep = self.head(low_res - mean)
-        affinities: list[Affinity] = []
         for group in self.groups:
             deep, affinity = group(deep)
-            affinities.append(affinity)
-        return Trace(self.upsample(shallow + self.fuse(deep)) + mean, tuple(affinities))
+            collect(affinity)
+            del affinity  # or it would live through the next group
+        return self.upsample(shallow + self.fuse(deep)) + mean
 
     def bytes_per_pixel(self) -> int:
         """Feature maps alive at once, queries and keys of a trace, and what the upsampler makes."""

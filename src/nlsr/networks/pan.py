@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from nlsr.attention import Keep, PixelAttention, PixelAttentionConv
 from nlsr.errors import ShapeError
-from nlsr.networks.network import Network, NetworkDraws, Trace
+from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import check_low_res
 
 SLOPE = 0.2
@@ -53,14 +53,14 @@ class PAN(Network):
         self.upsample = nn.Sequential(*(Enlarge(a, narrow, f) for a, f in zip(widths, factors, strict=False)))
         self.tail = nn.Conv2d(narrow, 3, 3, padding=1)
 
-    def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
-    ) -> Trace:
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
         check_low_res(low_res)
         shallow = self.head(low_res)
         deep = self.upsample(shallow + self.fuse(self.blocks(shallow)))
         enlarged = F.interpolate(low_res, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        return Trace(self.tail(deep) + enlarged, ())
+        return self.tail(deep) + enlarged
 
     def bytes_per_pixel(self) -> int:
         """Few maps before the upsampler, three and a half at once in it; measured."""
