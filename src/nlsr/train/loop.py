@@ -61,10 +61,17 @@ class Training(lightning.LightningModule):
             patch_size=settings.patch_size,
             batch_size=settings.batch_size,
             seed=self.recipe.seed,
+            degradation=self.recipe.data.degradation,
             rank=self.global_rank,
             ranks=self.trainer.world_size,
         )
-        return DataLoader(batches, batch_size=None, sampler=Steps(self.global_step, settings.steps))
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=Steps(self.global_step, settings.steps),
+            # Degrading takes a tenth of a step, so it is done beside it; batches are the same in any process.
+            num_workers=0 if self.recipe.data.degradation is None else 1,
+        )
 
     def configure_optimizers(self) -> Any:
         settings = self.recipe.training

@@ -3,17 +3,15 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlsr.errors import NlsrError, RecipeError
 from nlsr.networks import NETWORKS, PRESETS
 from nlsr.settings import parse_value
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from nlsr.train.data.degradation.settings import DegradationSection
+from nlsr.train.section import Positive, Section
 
 
 class NetworkSection(BaseModel):
@@ -41,8 +39,10 @@ class DataSection(Section):
 
     train: list[str] = Field(min_length=1)
     validation: str
-    source_scales: list[float] = [1.0]
+    source_scales: list[Positive] = Field([1.0], min_length=1)
     """Each source image is used at each of these sizes; shrinking removes JPEG artefacts and adds fine detail."""
+    degradation: DegradationSection | None = None
+    """With this section, low-res patches are made as photographs are; without it by plain bicubic shrinking."""
 
 
 class TrainingSection(Section):
@@ -122,12 +122,22 @@ def _apply(content: dict[str, Any], setting: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg']}"
-    sections: dict[str, type[BaseModel]] = {"data": DataSection, "training": TrainingSection}
-    model = sections.get(str(problem["loc"][0]), Recipe) if len(problem["loc"]) > 1 else Recipe
-    return f"{where}: unknown{_nearest(str(problem['loc'][-1]), model.model_fields)}"
+    *outer, last = [str(part) for part in problem["loc"]]
+    where = ".".join([*outer, last])
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown{_nearest(last, _section(outer).model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}"
+
+
+def _section(names: list[str]) -> type[BaseModel]:
+    """The model of the section of these nested names."""
+    model: type[BaseModel] = Recipe
+    for name in names:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
+    return model
 
 
 def _nearest(name: str, known: Any) -> str:
