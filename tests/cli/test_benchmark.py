@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 from nlsr.benchmark.networks import PARAMETERS
+from nlsr.benchmark.tradeoff import points
 from nlsr.benchmark.workers import Failed
 
 
@@ -25,12 +27,57 @@ def test_what_would_take_too_long_is_predicted_and_marked(nlsr, monkeypatch):
     code, out, _ = nlsr("benchmark", "networks", "pan", "--threads", 1, "--limit", 1)
     assert code == 0
     assert "24000x20000: seconds" in out
-    assert out.splitlines()[-1].count("~") == 2
+    assert out.count("~") == 2
 
 
 def test_an_unknown_network_is_refused(nlsr):
     code, _, err = nlsr("benchmark", "networks", "none-such")
     assert (code, "none-such: expected one of" in err) == (2, True)
+
+
+def test_sizes_are_chosen_and_results_written(nlsr, tmp_path):
+    words = ["benchmark", "networks", "pan", "--threads", 1, "--size", "24x16", "-o", tmp_path / "out"]
+    code, out, err = nlsr(*words)
+    assert code == 0, err
+    assert "24x16: seconds | 24x16: peak MiB |" in out
+    assert (tmp_path / "out" / "networks.md").read_text().strip() == out.strip()
+    (line,) = (tmp_path / "out" / "networks.jsonl").read_text().splitlines()
+    assert [(cost["height"], cost["width"]) for cost in json.loads(line)["costs"]] == [(16, 24)]
+
+
+@pytest.mark.parametrize("size", ["24", "0x9", "9x", "axb", "-3x4"])
+def test_a_size_that_is_none_is_refused(nlsr, size):
+    code, _, err = nlsr("benchmark", "networks", "pan", "--size", size)
+    assert (code, f"--size {size}: expected WxH, like 320x180" in err) == (2, True)
+
+
+def test_quality_is_drawn_against_time_from_what_was_evaluated(nlsr, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, side in (("a.png", 32), ("b.png", 48)):
+        Image.effect_noise((side, side), 60).convert("RGB").save(tmp_path / "data" / name)
+    models = ["--model", "lcoan-light-x4", "--model", "bicubic"]
+    code, _, err = nlsr(
+        "evaluate", *models, "--scale", 4, "--data", tmp_path / "data", "-o", tmp_path / "results", "--threads", 1
+    )
+    assert code == 0, err
+    words = ["pan", "--threads", 1, "--size", "16x16", "--evaluated", tmp_path / "results", "-o", tmp_path / "out"]
+    code, out, err = nlsr("benchmark", "networks", *words)
+    assert code == 0, err
+    light, bicubic = points(tmp_path / "results")
+    timing = json.loads((tmp_path / "results" / "timing.json").read_text())
+    (images,) = (images for name, images in timing.items() if name.startswith("lcoan"))
+    spent = sum(image["seconds"] for image in images.values())
+    assert light.seconds == pytest.approx(1e6 * spent / (32**2 + 48**2))
+    assert f"| lcoan-light-x4 | 4 | data | {light.psnr:.3f} | {light.seconds:.3g} |" in out
+    assert bicubic.model == "bicubic"
+    with Image.open(tmp_path / "out" / "tradeoff.png") as plot:
+        assert plot.width > 500
+
+
+def test_a_folder_without_results_is_refused_before_anything_is_measured(nlsr, tmp_path):
+    code, out, err = nlsr("benchmark", "networks", "pan", "--evaluated", tmp_path)
+    assert (code, out) == (2, "")
+    assert "expected the folder of a finished `nlsr evaluate -o` run" in err
 
 
 def test_operators_are_measured_and_drawn(nlsr, tmp_path):

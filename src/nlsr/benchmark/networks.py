@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,12 +66,19 @@ class Row:
 
 
 def measure(
-    names: list[str], *, scale: int, threads: int, limit: float = 600, report: Callable[[int, int], None] | None = None
+    names: list[str],
+    *,
+    scale: int,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    threads: int,
+    limit: float = 600,
+    report: Callable[[int, int], None] | None = None,
 ) -> Iterator[Row]:
     """The rows of a table, one by one.
 
     Args:
         names: of presets; UsageError for others.
+        sizes: height and width of the inputs, the smallest first.
         limit: seconds that one forward pass may take; what is predicted to take longer is not run.
         report: called with the number of measurements done and of all.
     """
@@ -82,9 +89,9 @@ def measure(
         with FakeTensorMode():
             network = build(name, scale)
         costs: list[Cost] = []
-        for index, (height, width) in enumerate(SIZES):
+        for index, (height, width) in enumerate(sizes):
             if report:
-                report(number * len(SIZES) + index, len(names) * len(SIZES))
+                report(number * len(sizes) + index, len(names) * len(sizes))
             costs.append(_cost(name, network, height, width, threads, limit, costs[-1] if costs else None))
         high, wide = OUTPUT
         yield Row(
@@ -163,7 +170,7 @@ def _run(name: str, scale: int, height: int, width: int, threads: int) -> tuple[
 
 def markdown(rows: list[Row]) -> str:
     """A table; predicted values begin with a tilde."""
-    sizes = [f"{width}x{height}" for height, width in SIZES]
+    sizes = [f"{cost.width}x{cost.height}" for cost in rows[0].costs]
     head = ["network", "scale", "parameters", "published", "G multiply-adds at 1280x720"]
     head += [f"{size}: {what}" for size in sizes for what in ("seconds", "peak MiB")]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]

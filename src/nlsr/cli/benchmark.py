@@ -3,9 +3,11 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from nlsr.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +69,10 @@ def operators(
         own, patterns = operator_quality(features), pattern_quality(features)
         tables.append(quality_table(own, patterns))
         records += [{"quality": dataclasses.asdict(row)} for row in own + patterns]
-    tables.append("Measured on: " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    tables.append(_measured_on(machine))
     print("\n\n".join(tables))
     if output:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "operators.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        (output / "operators.md").write_text("\n\n".join(tables) + "\n")
+        _write(output, "operators", records, tables)
         if not stack:
             plot_operators(rows, output / "operators.png")
 
@@ -81,28 +81,71 @@ def operators(
 def networks(
     names: Annotated[list[str] | None, typer.Argument(help="Presets. [default: all]", show_default=False)] = None,
     scale: Annotated[int, typer.Option("-s", "--scale", min=2, max=4)] = 4,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="WxH", help="Of the input; may be repeated. (default: 64x64 and 320x180)"),
+    ] = None,
+    evaluated: Annotated[
+        Path | None, typer.Option(help="Folder of `nlsr evaluate -o`: draws its quality against its time.")
+    ] = None,
+    output: Folder = None,
     threads: Threads = None,
     limit: Annotated[float, typer.Option(min=1, help="Seconds one picture may take; the rest is predicted.")] = 600,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per network.")] = False,
 ) -> None:
-    """Parameters, multiply-adds, time and peak memory of every network."""
+    """Parameters, multiply-adds, time and peak memory of every network; quality against time."""
     import torch
 
-    from nlsr.benchmark.networks import markdown, measure
+    from nlsr.benchmark.machine import facts
+    from nlsr.benchmark.networks import SIZES, markdown, measure
+    from nlsr.benchmark.tradeoff import plot_tradeoff, points, tradeoff_table
     from nlsr.cli.progress import Counter
+    from nlsr.extras import require
     from nlsr.networks import PRESETS
 
+    found = points(evaluated) if evaluated else []
+    if output and found:
+        require("matplotlib", extra="bench")
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
+    threads = threads or torch.get_num_threads()
+    measured_at = tuple(map(_size, sizes)) if sizes else SIZES
     rows = []
     with Counter("measuring") as counter:
-        for row in measure(
-            chosen, scale=scale, threads=threads or torch.get_num_threads(), limit=limit, report=counter
-        ):
+        for row in measure(chosen, scale=scale, sizes=measured_at, threads=threads, limit=limit, report=counter):
             rows.append(row)
             if as_json:
                 print(json.dumps(dataclasses.asdict(row)), flush=True)
+    machine = facts("cpu", threads)
+    tables = [markdown(rows), *([tradeoff_table(found)] if found else []), _measured_on(machine)]
     if not as_json:
-        print(markdown(rows))
+        print("\n\n".join(tables))
+    if output:
+        records = [{"machine": machine} | dataclasses.asdict(row) for row in rows]
+        records += [{"machine": machine} | dataclasses.asdict(point) for point in found]
+        _write(output, "networks", records, tables)
+        if found:
+            plot_tradeoff(found, output / "tradeoff.png")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width."""
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise UsageError(f"--size {text}: expected WxH, like 320x180")
+    return int(height), int(width)
+
+
+def _measured_on(machine: dict[str, Any]) -> str:
+    return "Measured on: " + ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def _write(folder: Path, name: str, records: list[dict[str, Any]], tables: list[str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (folder / f"{name}.md").write_text("\n\n".join(tables) + "\n")
+    except OSError as error:
+        raise UsageError(f"-o {folder}: cannot be written ({error.strerror})") from error
 
 
 def _trained_features(image: Path) -> "torch.Tensor":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nlsr.attention import Affinity, Draws, GlobalLearnable, Keep, Operator, global_learnable_attention
 from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
-from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
+from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour, upsampling_values
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class DLSN(Network):
         return self.upsample(shallow + self.fuse(deep)) + mean
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes; measured."""
+        """The greater of two: feature maps, one affinity and its scores, and what the upsampler makes; measured."""
         config = self.config
-        affinity = config.rounds * (3 * config.chunk_size + 8) + config.channels // config.reduction
-        upsampled = 2 * config.channels * config.scale**2
-        features = (6 + config.rounds) * config.channels + config.rounds * config.chunk_size
-        return 4 * (features + config.num_groups * affinity + upsampled)
+        embedding, rounds, chunk = config.channels // config.reduction, config.rounds, config.chunk_size
+        features = (6 + rounds) * config.channels + (1 + 2 * rounds) * embedding
+        attention = features + rounds * (3 * chunk + 8) + (1 + rounds) * chunk
+        return 4 * max(attention, upsampling_values(config.channels, config.scale))
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, LearnableGroup)]

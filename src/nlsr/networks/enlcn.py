@@ -13,6 +13,7 @@ from torch import Tensor
 from nlsr.attention import EfficientContrastive, KernelAffinity, SharedAttention, contrastive_loss
 from nlsr.networks.interleaved import InterleavedNetwork
 from nlsr.networks.network import Trace
+from nlsr.networks.parts import upsampling_values
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class ENLCN(InterleavedNetwork):
         return torch.stack([contrastive_loss(affinity.query, affinity.key) for affinity in affinities])
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes."""
+        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
         config = self.config
         affinity = 2 * config.num_features + 2 * config.channels // config.reduction
-        upsampled = 2 * config.channels * config.scale**2
-        return 4 * (6 * config.channels + self.num_attentions() * affinity + upsampled)
+        return 4 * max(6 * config.channels + affinity, upsampling_values(config.channels, config.scale))

@@ -51,6 +51,3 @@ class InterleavedNetwork(Network):
 
     def operators(self) -> list[Operator]:
         return [part.operator for part in self.body if isinstance(part, SharedAttention) and part.operator]
-
-    def num_attentions(self) -> int:
-        return 1 + self.config.num_blocks // BLOCKS_BETWEEN

@@ -27,7 +27,14 @@ from nlsr.attention import (
 from nlsr.attention.dense import embedding_width
 from nlsr.attention.learnable_collaborative import Learning
 from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
-from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
+from nlsr.networks.parts import (
+    DirectUpsampler,
+    EdsrUpsampler,
+    ResidualBlock,
+    check_low_res,
+    mean_colour,
+    upsampling_values,
+)
 
 Attention = Literal["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"]
 
@@ -122,14 +129,19 @@ class LCoAN(Network):
         return upscaled
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, the stored affinities, and what the upsampler makes; measured."""
+        """The greater of two: feature maps and the stored affinity, and what the upsampler makes; measured."""
         config = self.config
-        upsampled = (6 if config.upsampler == "direct" else 2 * config.channels) * config.scale**2
-        chunked = config.operator in ("kmeans", "hash", "superbit")
-        affinity = 3 * config.window_size * config.rounds if chunked else 0
-        affinity = config.num_keys if config.operator == "leverage" else affinity
-        matched = 1 if config.share else config.num_groups
-        return 4 * (8 * config.channels + matched * affinity + upsampled)
+        embedding, rounds = config.channels // config.reduction, config.rounds
+        affinity = 3 * embedding
+        if config.operator in ("kmeans", "hash", "superbit"):
+            affinity = (1 + 2 * rounds) * embedding + rounds * (3 * config.window_size + 8)
+        elif config.operator == "leverage":
+            affinity = 2 * embedding + config.num_keys
+        if config.upsampler == "direct":
+            upsampled = 6 * (config.channels + config.scale**2)
+        else:
+            upsampled = upsampling_values(config.channels, config.scale)
+        return 4 * max(8 * config.channels + affinity, upsampled)
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, Group)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nlsr.attention import Affinity, Keep, Operator
 from nlsr.attention.dense import nonlocal_attention
 from nlsr.networks.network import Collect, Network, NetworkDraws
-from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
+from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour, upsampling_values
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class NLAN(Network):
         return self.upsample(shallow + self.fuse(deep)) + mean
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, queries and keys of a trace, and what the upsampler makes."""
+        """The greater of two: feature maps, queries and keys, and what the upsampler makes; measured."""
         config = self.config
-        embedded = 2 * config.num_groups * config.channels // config.reduction
-        return 4 * (6 * config.channels + embedded + 2 * config.channels * config.scale**2)
+        embedded = 2 * config.channels // config.reduction
+        return 4 * max(6 * config.channels + embedded, upsampling_values(config.channels, config.scale))
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, NonLocalGroup)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nlsr.attention import NonLocalSparse, SharedAttention
 from nlsr.networks.interleaved import InterleavedNetwork
+from nlsr.networks.parts import upsampling_values
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class NLSN(InterleavedNetwork):
         return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
 
     def bytes_per_pixel(self) -> int:
-        """Feature maps alive at once, all affinities of a trace, and what the upsampler makes; measured."""
+        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
         config = self.config
-        affinity = config.rounds * (3 * config.chunk_size + 8) + config.channels // config.reduction
-        upsampled = 2 * config.channels * config.scale**2
-        return 4 * ((6 + config.rounds) * config.channels + self.num_attentions() * affinity + upsampled)
+        embedding, rounds = config.channels // config.reduction, config.rounds
+        features = (6 + rounds) * config.channels + (1 + 2 * rounds) * embedding
+        attention = features + rounds * (3 * config.chunk_size + 8)
+        return 4 * max(attention, upsampling_values(config.channels, config.scale))

@@ -37,6 +37,12 @@ class EdsrUpsampler(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, 3, 3, padding=1))
 
 
+def upsampling_values(channels: int, scale: int) -> int:
+    """What upscaling by an `EdsrUpsampler` holds at once, in numbers per low-res pixel: the last convolution's result
+    before and after its pixels are shuffled, beside maps of the features; measured."""
+    return 2 * channels * scale**2 + 6 * channels
+
+
 class DirectUpsampler(nn.Sequential):
     """One convolution to scale**2 RGB values per pixel, and a pixel shuffle: no arithmetic at high-res."""
 
