@@ -8,7 +8,6 @@ log K, on patches that neither training saw.
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import torch
@@ -29,18 +28,14 @@ def train(recipe: Recipe, batches: Batches, steps: int) -> torch.nn.Module:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        network.learn(trace, generator=torch.Generator().manual_seed(step))
+        network.learn(network.observe(trace), generator=torch.Generator().manual_seed(step))
     return network
 
 
-@torch.inference_mode()
 def fit_of_clusters(network: torch.nn.Module, batches: Batches) -> tuple[float, float]:
-    (affinity,) = network.trace(batches[10**6][0]).affinities
-    centroids = F.normalize(network.operators()[0].kmeans.centroids[0], dim=-1)
-    cosines = F.normalize(affinity.embedding.float().flatten(0, 1), dim=-1) @ centroids.T
-    share = torch.bincount(affinity.codes.flatten(), minlength=len(centroids)) / affinity.codes.numel()
-    entropy = -(share * share.clamp_min(1e-12).log()).sum().item()
-    return cosines.gather(1, affinity.codes.flatten()[:, None]).mean().item(), entropy / math.log(len(centroids))
+    with torch.inference_mode():
+        ((embedding, codes),) = network.observe(network.trace(batches[10**6][0]))
+    return network.operators()[0].kmeans.fit(embedding, codes)
 
 
 def main() -> None:
@@ -60,8 +55,8 @@ def main() -> None:
             source_scales=recipe.data.source_scales,
             cache=options.cache,
         )
-        settings = recipe.training
-        batches = Batches(pairs, patch_size=settings.patch_size, batch_size=settings.batch_size, seed=recipe.seed)
+        stage = recipe.training.stages[0]
+        batches = Batches(pairs, patch_size=stage.patch_size, batch_size=stage.batch_size, seed=recipe.seed)
         cosine, entropy = fit_of_clusters(train(recipe, batches, options.steps), batches)
         row = {"centroids": learning, "steps": options.steps, "cosine": round(cosine, 4), "entropy": round(entropy, 3)}
         print(json.dumps(row), flush=True)

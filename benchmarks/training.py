@@ -51,7 +51,7 @@ def bare(recipe: Recipe, batches: Batches, steps: int) -> float:
             torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.training.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
-        network.learn(trace, generator=torch.Generator().manual_seed(step))
+        network.learn(network.observe(trace), generator=torch.Generator().manual_seed(step))
         times.append(time.perf_counter())
     return (times[-1] - times[WARM_UP]) / (len(times) - 1 - WARM_UP)
 
@@ -83,8 +83,8 @@ def main() -> None:
         source_scales=recipe.data.source_scales,
         cache=options.cache,
     )
-    settings = recipe.training
-    batches = Batches(pairs, patch_size=settings.patch_size, batch_size=settings.batch_size, seed=recipe.seed)
+    stage = recipe.training.stages[0]
+    batches = Batches(pairs, patch_size=stage.patch_size, batch_size=stage.batch_size, seed=recipe.seed)
     validation = options.data / recipe.data.validation
     rows = [(bare(recipe, batches, options.steps), ours(recipe, pairs, validation)) for _ in range(options.repeats)]
     bare_median, our_median = (statistics.median(column) for column in zip(*rows, strict=True))

@@ -21,6 +21,10 @@ class RecipeError(NlsrError):
     """A training recipe is wrong, or what it names is missing."""
 
 
+class TrainingError(NlsrError):
+    """A training cannot go on: its numbers are not finite any more, or what it makes cannot be written."""
+
+
 class UsageError(NlsrError):
     """A command was asked for something it does not do; it exits with 2."""
 

@@ -1,32 +1,10 @@
-"""Commands run in this process, as a user would type them."""
-
-import signal
-import sys
+"""What tests of commands share."""
 
 import pytest
 import torch
 
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.weights import save_network
-
-
-@pytest.fixture
-def nlsr(monkeypatch, capsys):
-    """nlsr("upscale", path, ...) -> (exit code, standard output, standard error)."""
-    from nlsr.cli import main
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nlsr", *map(str, words)])
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as exit:
-                main()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        out, err = capsys.readouterr()
-        return exit.value.code, out, err
-
-    return run
 
 
 @pytest.fixture

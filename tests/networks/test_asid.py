@@ -95,7 +95,7 @@ def test_six_affinities_are_matched_once_by_the_operators_in_order_and_shared_by
     assert [affinity for _, affinity in matched] == list(trace.affinities)
     assert [operator.layout for operator in network.operators()] == ["window", "grid"] * 3
     assert all(affinity.num_queries == 16 * 24 for affinity in trace.affinities)
-    network.learn(trace, generator=torch.Generator())
+    network.learn(network.observe(trace), generator=torch.Generator())
 
 
 @pytest.mark.parametrize("keep", ["stored", "recomputed"])

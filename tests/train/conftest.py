@@ -1,8 +1,17 @@
 """A folder of small images and a recipe that trains on them in seconds."""
 
+import os
+import signal
+import socket
+import sys
+import traceback
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 RECIPE = """
 name = "tiny"
@@ -41,6 +50,15 @@ def pattern(seed, height=64, width=80):
     return image.clip(0, 255).astype(np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Equal numbers of threads give equal weights; and a copy of a process has one thread only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def data(tmp_path):
     """A data folder with `train` and `valid`."""
@@ -55,3 +73,86 @@ def data(tmp_path):
 def recipe_file(tmp_path):
     (tmp_path / "tiny.toml").write_text(RECIPE)
     return tmp_path / "tiny.toml"
+
+
+@pytest.fixture
+def fit(tmp_path, data, recipe_file):
+    """fit(folder, *settings, ...) trains in this process by the changed tiny recipe or another; returns the weights."""
+    from nlsr.cli.training_progress import quiet
+    from nlsr.train.data import prepare
+    from nlsr.train.devices import is_main_process
+    from nlsr.train.loop import fit
+    from nlsr.train.recipe import read_recipe
+
+    def run(folder, *settings, recipe=recipe_file, resume=False, callbacks=(), **options):
+        recipe = read_recipe(recipe, list(settings))
+        pairs = prepare([data / "train"], scale=recipe.network.scale, source_scales=[1.0], cache=tmp_path / "cache")
+        (tmp_path / folder).mkdir(exist_ok=True)
+        with warnings.catch_warnings():
+            quiet()
+            path = fit(
+                recipe,
+                pairs,
+                data / "valid",
+                tmp_path / folder,
+                resume=resume,
+                callbacks=list(callbacks),
+                **options,
+            )
+        return load_file(path) if is_main_process() else None
+
+    return run
+
+
+@pytest.fixture
+def child():
+    """child(work, **environment) -> exit status of a copy of this process that does some work and ends; negative if a
+    signal killed it. With `wait=False` a function that waits for it."""
+    started = []
+
+    def run(work, wait=True, **environment):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads, none of which is needed
+            pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.environ.update(environment)
+                torch.set_num_threads(1)
+                work()
+                status = 0
+            except SystemExit as end:
+                status = end.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        started.append(pid)
+
+        def finish():
+            started.remove(pid)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+        return finish() if wait else finish
+
+    yield run
+    for pid in started:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def ranks(child):
+    """ranks(work, count) does the same work in processes that torchrun might have started; returns exit statuses."""
+
+    def run(work, count=2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
+        shared |= dict(TORCHELASTIC_RUN_ID="test", GROUP_RANK="0", CUDA_VISIBLE_DEVICES="")
+        waiting = [child(work, wait=False, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(count)]
+        return [finish() for finish in waiting]
+
+    return run

@@ -1,45 +1,22 @@
-"""Training: it learns, saves what it averaged, goes on bit for bit, and equal runs give equal weights."""
+"""Training: it learns, saves what it averaged, and equal runs give equal weights, in parts or whole."""
 
-import itertools
 import json
-import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
 import nlsr
-from nlsr.errors import RecipeError
+from nlsr.errors import RecipeError, TrainingError
+from nlsr.networks import Network
+from nlsr.train.course import Course
 from nlsr.train.data import Batches, prepare
-from nlsr.train.loop import add_to_curve, average_decay, rate, start_from, update_average
-from nlsr.train.recipe import read_recipe
+from nlsr.train.loop import average_decay, start_from, update_average
+from nlsr.train.recipe import Recipe, read_recipe
 from nlsr.weights.checkpoint import read_tensors
 
-
-@pytest.fixture
-def train(tmp_path, data, recipe_file):
-    """Run `nlsr train` in a process of its own; returns the finished process or, if asked, the running one."""
-
-    def run(output, *words, wait=True):
-        code = "from nlsr.cli import main; main()"
-        command = [sys.executable, "-W", "error::UserWarning:nlsr", "-c", code, "train", recipe_file, "--data", data]
-        command += ["-o", tmp_path / output, "--cache", tmp_path / "cache", "--threads", "1", *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if not wait:
-            return process
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-    return run
-
-
-def weights(tmp_path, output):
-    return load_file(tmp_path / output / "tiny" / "tiny.safetensors")
+ENLCN = ["network={preset='enlcn',scale=2,channels=8,num_blocks=1,num_features=16}"]
 
 
 def assert_equal_weights(first, second):
@@ -48,79 +25,143 @@ def assert_equal_weights(first, second):
         assert torch.equal(first[name], second[name]), name
 
 
-def test_equal_runs_give_equal_weights_and_a_curve_and_a_card(tmp_path, train):
-    finished = [train(output) for output in ("one", "two")]
-    for process in finished:
-        assert process.returncode == 0, process.stderr
-        assert "step 6/6" in process.stderr
-        assert "tiny: 6 steps, weights in" in process.stdout
-    assert_equal_weights(weights(tmp_path, "one"), weights(tmp_path, "two"))
-    lines = (tmp_path / "one" / "tiny" / "curve.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["step", "2", "4", "6"]
-    card = json.loads(read_tensors(tmp_path / "one" / "tiny" / "tiny.safetensors")[1]["card"])
+def test_equal_runs_give_equal_weights_and_a_card(tmp_path, fit):
+    assert_equal_weights(fit("one"), fit("two"))
+    card = json.loads(read_tensors(tmp_path / "one" / "tiny.safetensors")[1]["card"])
     assert card["steps"] == 6
     assert card["psnr"]["valid"] > 5
-    assert nlsr.load(tmp_path / "one" / "tiny" / "tiny.safetensors").scale == 2
+    assert nlsr.load(tmp_path / "one" / "tiny.safetensors").scale == 2
+
+
+@pytest.fixture
+def in_double(monkeypatch):
+    """Everything in float64, so that what differs is not rounding."""
+    build, item = Recipe.build_network, Course.__getitem__
+    monkeypatch.setattr(Recipe, "build_network", lambda self: build(self).double())
+    monkeypatch.setattr(Course, "__getitem__", lambda self, number: [part.double() for part in item(self, number)])
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [(signal.SIGKILL, []), (signal.SIGINT, ["--set", "data.degradation.blur=0.9"])]
+    "network",
+    [[], ["network={preset='nlsn',scale=2,channels=8,num_blocks=1,chunk_size=16}"], ENLCN],
+    ids=["kmeans", "hash", "contrastive"],
 )
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, train, how, words):
-    long = ["--set", "training.steps=40", *words]
-    assert train("whole", *long).returncode == 0
-    process = train("stopped", *long, wait=False)
-    wait_for(tmp_path / "stopped" / "tiny" / "last.ckpt")
-    process.send_signal(how)
-    _, err = process.communicate()
-    assert process.returncode != 0
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert (
-            err.splitlines()[-1]
-            == "train: stopped; go on from the last validation by adding --resume to the same command"
+def test_a_batch_in_parts_gives_the_weights_and_clusters_of_the_whole(fit, in_double, network):
+    losses = "{l1=1.0,frequency=0.1,contrastive=0.5}" if network is ENLCN else "{l1=1.0}"
+    settings = [*network, "training.steps=3", f"training.losses={losses}"]
+    whole, parts = fit("whole", *settings), fit("parts", *settings, "training.accumulate=4")
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-9, msg=name)
+
+
+def test_loss_terms_have_their_weight_and_the_contrastive_one_its_first_step(fit, monkeypatch):
+    """With a contrastive loss that is a constant times a parameter, its gradient is known."""
+    settings = [*ENLCN, "training.steps=3", "training.validate_every=3", "training.gradient_clip=1e9"]
+    seen = []
+    monkeypatch.setattr(Network, "contrastive_losses", lambda self, trace: seen.append(1) or self.head.bias.sum()[None])
+    plain = fit("plain", *settings)
+    assert not seen
+    later = fit("later", *settings, "training.losses={l1=1.0,contrastive=100.0,contrastive_after=2}")
+    assert len(seen) == 1
+    never = fit("never", *settings, "training.losses={l1=1.0,contrastive=100.0,contrastive_after=3}")
+    assert_equal_weights(plain, never)
+    assert not torch.equal(plain["head.bias"], later["head.bias"])
+    half, double = (fit(f"{w}", *settings, f"training.losses={{l1={w},frequency={w}}}") for w in (0.5, 2.0))
+    for name in half:  # Adam divides the weight out again
+        torch.testing.assert_close(half[name], double[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_teacher_that_has_the_same_weights_is_no_loss_and_another_pulls(tmp_path, fit, recipe_file):
+    settings = ["training.steps=2", "training.warmup_steps=1", "training.average_decay=0"]
+    start = read_recipe(recipe_file, ["seed=9"]).build_network()
+    nlsr.save_network(tmp_path / "teacher.safetensors", start)
+    teacher = f"training.teacher='{tmp_path / 'teacher.safetensors'}'"
+    only = fit("only", *settings, teacher, "training.losses={distillation=1.0}", "training.learning_rate=1e-4")
+    both = fit("both", *settings, teacher, "training.losses={l1=1.0,distillation=0.5}")
+    alone = fit("alone", *settings)
+    assert not torch.equal(both["head.weight"], alone["head.weight"])
+    assert "teacher" not in " ".join(only)
+    same = fit(
+        "same", *settings, teacher, "training.losses={distillation=1.0}", f"start='{tmp_path / 'teacher.safetensors'}'"
+    )
+    torch.testing.assert_close(same["head.weight"], start.state_dict()["head.weight"], rtol=0, atol=1e-6)
+
+
+def test_a_teacher_of_another_scale_is_refused(fit):
+    with pytest.raises(RecipeError, match=r"training\.teacher: lcoan-light-x4 enlarges by 4, expected 2"):
+        fit("run", "training.teacher=lcoan-light-x4", "training.losses={distillation=1.0}")
+
+
+def test_directions_are_drawn_again_at_the_steps_the_recipe_says(fit):
+    """After steps 2 and 4 of 5; a pure function of seed and step."""
+    name = "body.0.operator.projection"
+    settings = [*ENLCN, "training.validate_every=100"]
+    never, often, fewer = (
+        fit(f"run{i}", *settings, *more)[name]
+        for i, more in enumerate(
+            [
+                ["training.steps=5"],
+                ["training.steps=5", "training.redraw_every=2"],
+                ["training.steps=4", "training.redraw_every=4"],
+            ]
         )
-    resumed = train("stopped", *long, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert_equal_weights(weights(tmp_path, "whole"), weights(tmp_path, "stopped"))
-    curves = [(tmp_path / name / "tiny" / "curve.csv").read_text().splitlines() for name in ("whole", "stopped")]
-    scores = [[(line.split(",")[0], line.split(",")[3]) for line in curve] for curve in curves]
-    assert scores[0] == scores[1]
+    )
+    assert not torch.equal(never, often)
+    assert torch.equal(often, fewer)
 
 
-def wait_for(path, seconds=120):
-    for _ in range(seconds * 50):
-        if path.exists():
-            return
-        time.sleep(0.02)
-    raise TimeoutError(path)
+def test_patches_grow_and_batches_shrink_at_the_steps_the_recipe_says(fit):
+    sizes = []
+
+    class Sizes(Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            sizes.append(tuple(batch[0].shape[::2]))
+
+    settings = ["training.patch_size=[[0,8],[2,12],[4,16]]", "training.batch_size=[[0,4],[4,2]]"]
+    fit("run", *settings, callbacks=[Sizes()])
+    assert sizes == [(4, 8), (4, 8), (4, 12), (4, 12), (2, 16), (2, 16)]
 
 
-def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(tmp_path, train):
-    (tmp_path / "runs" / "tiny").mkdir(parents=True)
-    result = train("runs", "--resume")
-    assert result.returncode == 2
-    assert "no checkpoint to go on from" in result.stderr
-    (tmp_path / "runs" / "tiny" / "last.ckpt").write_bytes(b"")
-    result = train("runs")
-    assert result.returncode == 2
-    assert "go on with --resume" in result.stderr
+def test_a_stage_sees_what_a_plain_recipe_of_its_size_sees(recipe_file, data, tmp_path):
+    pairs = prepare([data / "train"], scale=2, source_scales=[1.0], cache=tmp_path / "cache")
+    grown = Course(read_recipe(recipe_file, ["training.patch_size=[[0,8],[3,12]]"]), pairs)
+    plain = Course(read_recipe(recipe_file), pairs)
+    for step, same in ((2, False), (3, True), (5, True)):
+        assert torch.equal(grown[step][1], plain[step][1]) if same else grown[step][0].shape != plain[step][0].shape
 
 
-def test_a_missing_validation_folder_is_said_before_training(tmp_path, train):
-    result = train("runs", "--set", "data.validation=nowhere")
-    assert result.returncode in (1, 2)
-    assert "nowhere" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert not (tmp_path / "runs" / "tiny" / "last.ckpt").exists()
+def test_a_stage_whose_patch_no_image_holds_is_refused_before_training(fit, tmp_path):
+    with pytest.raises(RecipeError, match="no training image holds a patch of 64x64"):
+        fit("run", "training.patch_size=[[0,8],[5,64]]")
+    assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
-def test_a_finished_run_that_is_resumed_gives_its_weights_again(tmp_path, train):
-    assert train("runs").returncode == 0
-    first = weights(tmp_path, "runs")
-    again = train("runs", "--resume")
-    assert again.returncode == 0, again.stderr
-    assert_equal_weights(first, weights(tmp_path, "runs"))
+@pytest.mark.parametrize("parts", [1, 2])
+def test_numbers_that_are_not_finite_end_the_training_with_their_batch(tmp_path, fit, parts):
+    settings = ["training.learning_rate=1e30", "training.gradient_clip=1.0", "training.validate_every=1"]
+    with pytest.raises(TrainingError) as error:
+        fit("run", *settings, f"training.accumulate={parts}", "training.warmup_steps=0")
+    assert "of step 1 is not finite; its batch is in" in str(error.value)
+    assert "\n" not in str(error.value)
+    (path,) = (tmp_path / "run").glob("not-finite-step-1-rank-0.safetensors")
+    batch = load_file(path)
+    assert batch["low_res"].shape == (4, 3, 12, 12)
+    assert batch["high_res"].shape == (4, 3, 24, 24)
+    assert torch.isfinite(batch["low_res"]).all()
+    assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_what_torch_compile_makes_of_the_network_is_trained(fit, monkeypatch):
+    """Compiling itself takes a minute and is left to torch."""
+    calls = []
+
+    def compile(function):
+        return lambda *inputs, **options: calls.append(1) or function(*inputs, **options)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    settings = ["training.steps=3", "training.validate_every=3"]
+    assert_equal_weights(fit("plain", *settings), fit("compiled", *settings, "training.compile=true"))
+    assert len(calls) == 3
 
 
 def test_the_loss_falls_and_learned_clusters_fit_better_than_frozen_ones(tmp_path, data, recipe_file):
@@ -140,26 +181,13 @@ def test_the_loss_falls_and_learned_clusters_fit_better_than_frozen_ones(tmp_pat
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            network.learn(trace, generator=torch.Generator().manual_seed(step))
+            network.learn(network.observe(trace), generator=torch.Generator().manual_seed(step))
             losses.append(loss.item())
-        (affinity,) = network.trace(batches[1000][0]).affinities
-        directions = torch.nn.functional.normalize(affinity.embedding.detach().flatten(0, 1), dim=-1)
-        centroids = torch.nn.functional.normalize(network.operators()[0].kmeans.centroids[0], dim=-1)
-        share = torch.bincount(affinity.codes.flatten(), minlength=8) / affinity.codes.numel()
-        entropy = -(share * share.clamp_min(1e-12).log()).sum().item()
-        results[learning] = (directions @ centroids.T).amax(-1).mean().item(), entropy
+        ((embedding, codes),) = network.observe(network.trace(batches[1000][0]))
+        results[learning] = network.operators()[0].kmeans.fit(embedding, codes)
         assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert results["moving-average"][0] > results["frozen"][0]
-    assert results["moving-average"][1] >= 0.8 * math.log(8)
-
-
-def test_the_rate_warms_up_and_falls_along_a_cosine(recipe_file):
-    recipe = read_recipe(recipe_file, ["training.steps=102", "training.warmup_steps=2", "training.final_rate=0.1"])
-    rates = [rate(step, recipe) for step in range(103)]
-    assert rates[:3] == [0.5, 1.0, 1.0]
-    assert rates[52] == pytest.approx(0.55)
-    assert rates[102] == pytest.approx(0.1)
-    assert all(a >= b for a, b in itertools.pairwise(rates[2:]))
+    assert results["moving-average"][1] >= 0.8
 
 
 def test_the_average_follows_the_network_and_copies_its_buffers(recipe_file):
@@ -174,14 +202,6 @@ def test_the_average_follows_the_network_and_copies_its_buffers(recipe_file):
     assert (average.operators()[0].kmeans.centroids == 7).all()
     assert average_decay(0, recipe) == 0.1
     assert average_decay(10**6, recipe) == 0.9
-
-
-def test_a_curve_is_written_again_from_where_a_run_goes_on(tmp_path):
-    curve = tmp_path / "curve.csv"
-    for step in (2, 4, 6, 4):
-        add_to_curve(curve, step, f"{step},x")
-    assert curve.read_text().split() == ["step,hours,loss,psnr", "2,x", "4,x"]
-    assert os.listdir(tmp_path) == ["curve.csv"]
 
 
 def test_training_starts_from_the_weights_that_fit(recipe_file):

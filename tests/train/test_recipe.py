@@ -1,20 +1,58 @@
 """Recipes: wrong keys are named with the nearest right one; the recipes of the repository can be read."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import Callback
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nlsr.errors import RecipeError
-from nlsr.train.recipe import read_recipe
+from nlsr.networks import PRESETS
+from nlsr.train.recipe import Recipe, read_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+SMOKE = [path for path in RECIPES if path.parent.name == "smoke"]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_recipe_of_the_repository_builds_its_network(path):
     recipe = read_recipe(path)
-    assert recipe.name == path.stem
-    assert recipe.build_network().scale == recipe.network.scale
+    assert recipe.name == ("smoke-" if path in SMOKE else "") + path.stem
+    with FakeTensorMode():  # 70 million weights that nobody looks at
+        assert recipe.build_network().scale == recipe.network.scale
+
+
+def test_published_recipes_say_what_they_do_not_know_and_follow_published_sizes():
+    for path in RECIPES:
+        recipe = read_recipe(path)
+        if path.parent.name == "published":
+            assert recipe.gaps
+            own = set(recipe.network.model_extra) - {"centroid_learning"}
+            assert not own, f"{path}: {own}"
+
+
+class EveryParameterIsUsed(Callback):
+    """Distributed training waits for the gradient of each."""
+
+    def on_after_backward(self, trainer, module):
+        unused = [name for name, weight in module.network.named_parameters() if weight.grad is None]
+        assert not unused
+
+
+def test_every_preset_has_a_smoke_recipe_and_each_of_them_trains(tmp_path, fit, data):
+    """Two steps of each at tiny size: loss, gradients, validation and checkpoint of every network."""
+    assert {path.stem for path in SMOKE} == PRESETS.keys()
+    for path in SMOKE:
+        if path.stem == "glan":  # another name of dlsn
+            continue
+        settings = ["training.steps=2", "training.warmup_steps=1", "training.patch_size=8", "training.batch_size=2"]
+        settings += ["training.validate_every=2", "training.keep_best=false", "data.train=['train']"]
+        if path.stem == "enlcn":
+            settings += ["training.losses.contrastive_after=1", "training.redraw_every=1"]
+        weights = fit(f"smoke-{path.stem}", *settings, recipe=path, callbacks=[EveryParameterIsUsed()])
+        assert all(tensor.isfinite().all() for tensor in weights.values()), path.stem
 
 
 def test_settings_change_a_recipe(recipe_file):
@@ -36,6 +74,24 @@ def test_settings_change_a_recipe(recipe_file):
         ("sed=1", "sed: unknown; did you mean 'seed'?"),
         ("name.x=1", "'name' is not a section"),
         ("steps", "--set steps: expected section.key=value"),
+        ("training.losses.l11=1", "training.losses.l11: unknown; did you mean 'l1'?"),
+        ("training.patch_size=0", "training.patch_size: expected a whole number above zero or [[first step, number]"),
+        ("training.patch_size=[[0,8],[3]]", "training.patch_size: expected a whole number above zero or [[first"),
+        (
+            "training.patch_size=[[1,8]]",
+            "patch_size: expected [[0, ...], [a later step, ...], ...], got first steps [1]",
+        ),
+        ("training.batch_size=[[0,8],[0,4]]", "batch_size: expected [[0, ...], [a later step"),
+        ("training.batch_size=[[0,8],[6,4]]", "batch_size: a change at step 6 never comes in 6 steps"),
+        ("training.accumulate=3", "batch_size: 4 patches cannot be computed in 3 equal parts (accumulate)"),
+        ("training.warmup_steps=6", "warmup_steps: 6 of 6 steps leave none to train in"),
+        ("training.factor=0.3", 'factor: belongs to schedule = "multistep", not to "cosine"'),
+        ("training.schedule=multistep", "milestones: expected rising steps below 6, got []"),
+        ("training.weight_decay=0.1", "weight_decay: is no decay in adam"),
+        ("training.optimizer=schedule-free", 'schedule: schedule-free needs "constant", got "cosine"'),
+        ("training.optimizer=schedule-free", "average_decay: schedule-free averages the weights itself and needs 0"),
+        ("training.teacher=lcoan-light-x4", "teacher: and losses.distillation above zero need each other"),
+        ("training.optimizer=sgd", "training.optimizer: Input should be 'adam', 'adamw' or 'schedule-free'"),
     ],
 )
 def test_a_wrong_setting_is_named(recipe_file, setting, message):
@@ -60,3 +116,33 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, message):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"no\.toml: cannot be read \(No such file"):
         read_recipe(tmp_path / "no.toml")
+
+
+def test_values_that_contradict_each_other_are_all_named_at_once(recipe_file):
+    with pytest.raises(RecipeError) as error:
+        read_recipe(recipe_file, ["training.schedule=constant", "training.cycles=2", "training.milestones=[3]"])
+    assert "cycles: belongs to" in str(error.value)
+    assert "milestones: belongs to" in str(error.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_that_was_written_down_is_read_again(path):
+    """Checkpoints and cards hold recipes with all their defaults."""
+    recipe = read_recipe(path)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_stages_join_the_steps_of_patches_and_batches(recipe_file):
+    settings = ["training.patch_size=[[0,8],[3,12]]", "training.batch_size=[[0,8],[2,4]]"]
+    assert read_recipe(recipe_file, settings).training.stages == [(0, 8, 8), (2, 8, 4), (3, 12, 4)]
+    assert read_recipe(recipe_file).training.stages == [(0, 12, 4)]
+
+
+def test_the_documentation_lists_every_key_with_its_default():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        from recipe_keys import BEGIN, END, table
+    finally:
+        sys.path.pop(0)
+    text = (ROOT / "docs" / "training.md").read_text()
+    assert text[text.index(BEGIN) : text.index(END)] == BEGIN + table(), "run: python docs/recipe_keys.py"

@@ -56,8 +56,13 @@ class Operator(nn.Module, ABC):
             keep: what the affinity holds on to.
         """
 
-    def learn(self, affinity: Any, *, generator: torch.Generator) -> None:
-        """Adapt what no gradient reaches to a batch that was matched; called by the training loop after a step."""
+    def observe(self, affinity: Any) -> tuple[Tensor, ...]:
+        """What `learn` needs of an affinity this operator matched: detached tensors, images first. By default nothing,
+        and `learn` is not called."""
+        return ()
+
+    def learn(self, *observed: Tensor, generator: torch.Generator) -> None:
+        """Adapt what no gradient reaches to a batch that was observed; called by the training loop after a step."""
 
 
 class SharedAttention(nn.Module):

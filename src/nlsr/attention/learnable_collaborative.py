@@ -7,6 +7,7 @@ Source: arXiv 2404.04922. In the published code the centroids are frozen after t
 `learning="frozen"` is the published behaviour.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -87,6 +88,19 @@ class KMeans(nn.Module):
         elif self.learning == "moving-average":
             self._move(embedding, codes, generator)
 
+    @torch.no_grad()
+    def fit(self, embedding: Float[Tensor, "b l d"], codes: Int[Tensor, "b r l"]) -> tuple[float, float]:
+        """How well the clusters fit positions that were assigned `codes`: the mean cosine of a position to its
+        centroid, and the entropy of the clusters' sizes as a share of log(clusters); each over all rounds."""
+        samples = directions(embedding).flatten(0, 1)
+        cosines, entropies = [], []
+        for centroids, code in zip(self.centroids, codes.transpose(0, 1).flatten(1), strict=True):
+            own = F.normalize(centroids.to(samples.dtype), dim=-1)[code]
+            cosines.append((samples * own).sum(-1).mean().item())
+            share = torch.bincount(code, minlength=len(centroids)) / code.numel()
+            entropies.append(torch.special.entr(share).sum().item() / math.log(max(2, len(centroids))))
+        return sum(cosines) / len(cosines), sum(entropies) / len(entropies)
+
     def _start(self, embedding: Tensor, generator: torch.Generator) -> None:
         if self.learning == "frozen":
             samples = _all_ranks(embedding.flatten(0, 1).to(self.centroids.dtype))
@@ -156,8 +170,12 @@ class LearnableSparsePattern(Operator):
         embedding = to_tokens(self.embed(features))
         return ChunkedAffinity(self.kmeans(embedding), embedding, chunk_size=self.window_size, keep=keep)
 
-    def learn(self, affinity: ChunkedAffinity, *, generator: torch.Generator) -> None:
-        self.kmeans.learn(affinity.embedding.detach(), affinity.codes, generator=generator)
+    def observe(self, affinity: ChunkedAffinity) -> tuple[Tensor, ...]:
+        return affinity.embedding.detach(), affinity.codes
+
+    def learn(self, *observed: Tensor, generator: torch.Generator) -> None:
+        embedding, codes = observed
+        self.kmeans.learn(embedding, codes, generator=generator)
 
 
 def directions(embedding: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:

@@ -113,20 +113,25 @@ def build(name: str, scale: int) -> Network:
 
 @functools.cache
 def multiply_adds(name: str, scale: int, height: int, width: int) -> float:
-    """Of a preset for one image: convolutions and matrix products, counted as they are called.
+    """Of a preset for one image: convolutions and matrix products, counted as they are called."""
+    return count_multiply_adds(lambda: build(name, scale), height, width)
+
+
+def count_multiply_adds(build: Callable[[], Network], height: int, width: int) -> float:
+    """Of a network for one image of this low-res size: convolutions and matrix products, counted as they are called.
 
     Nothing is computed, but for networks that look at numbers on their way.
     """
     try:
         with FakeTensorMode():
-            return _count(name, scale, height, width)
+            return _count(build, height, width)
     except DataDependentOutputException:
-        return _count(name, scale, height, width)
+        return _count(build, height, width)
 
 
-def _count(name: str, scale: int, height: int, width: int) -> float:
+def _count(build: Callable[[], Network], height: int, width: int) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad(), uncut():
-        build(name, scale)(torch.empty(1, 3, height, width).fill_(0.5))
+        build().eval()(torch.empty(1, 3, height, width).fill_(0.5))
     return counter.get_total_flops() / 2
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nlsr.cli import benchmark, evaluate, explain, train, upscale, weights
-from nlsr.errors import Interrupted, NlsrError, UsageError
+from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 
 CommandError = typer.BadParameter.__mro__[2]
 """What typer raises for a command line that it cannot understand."""
@@ -48,7 +48,7 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except NlsrError as error:
-        code = {UsageError: 2, Interrupted: 130}.get(type(error), 1)
+        code = {UsageError: 2, RecipeError: 2, Interrupted: 130}.get(type(error), 1)
         _fail(f"{command}: {error}", code)
     except CommandError as error:
         _fail(f"{command}: {error.format_message()}" if sys.argv[1:] else "", error.exit_code)  # help was shown

@@ -1,12 +1,12 @@
-"""nlsr train: train a network by a recipe."""
+"""nlsr train: train a network by a recipe, or say what the recipe would do."""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from nlsr.errors import Interrupted, UsageError
+from nlsr.errors import NlsrError, UsageError
 
 
 def train(
@@ -14,17 +14,28 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder that the recipe's data folders are in.")] = Path("data"),
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder of this run is made inside.")] = Path("runs"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, changes the recipe.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what the recipe would do, and what is missing.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run of this name.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads; equal numbers give equal weights.")
     ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Accelerators, or processes, per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[
+        Literal["ddp", "fsdp"], typer.Option(help="The whole network on every device, or divided among them.")
+    ] = "ddp",
 ) -> None:
     """Train a network by a recipe; validates, saves and can go on where it stopped."""
     from nlsr.train.recipe import read_recipe
 
     chosen = read_recipe(recipe, settings)
     folder = output / chosen.name
+    if check:
+        from nlsr.train.check import explain
+
+        print(explain(chosen, data=data, folder=folder))
+        return
     _check_run(folder, resume)
 
     from nlsr.cli.progress import Counter
@@ -35,6 +46,7 @@ def train(
 
     from nlsr.cli.training_progress import TrainingProgress, quiet
     from nlsr.train.data import prepare
+    from nlsr.train.devices import Devices, is_main_process
     from nlsr.train.loop import fit
 
     quiet()
@@ -58,14 +70,20 @@ def train(
             resume=resume,
             callbacks=[TrainingProgress(chosen)],
             sources=chosen.data.train,
+            devices=Devices(devices, nodes, strategy),
         )
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
-        raise Interrupted("stopped; go on from the last validation by adding --resume to the same command") from None
-    print(f"{chosen.name}: {chosen.training.steps} steps, weights in {path}")
+    except NlsrError:
+        if is_main_process():
+            raise
+        raise typer.Exit(1) from None  # the first process says it for all
+    if is_main_process():
+        print(f"{chosen.name}: {chosen.training.steps} steps, weights in {path}")
 
 
 def _check_run(folder: Path, resume: bool) -> None:
-    checkpoint = folder / "last.ckpt"
+    from nlsr.train.recipe import CHECKPOINT
+
+    checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.exists():
         raise UsageError(f"{checkpoint}: no checkpoint to go on from; leave out --resume")
     if not resume and checkpoint.exists():

@@ -31,16 +31,16 @@ class TrainingProgress(Callback):
     ) -> None:
         assert isinstance(module, Training)
         step = trainer.global_step
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or module.accumulates(batch_idx):
             return
         if not self.progress.disable and step % 10 == 0:
-            self.progress.update(self.task, completed=step, loss=f"{float(module.loss):.4f}")
+            self.progress.update(self.task, completed=step, loss=f"{module.shown['loss']:.4f}")
         if step % self.validate_every == 0 or step == self.steps:
             name, score = next(iter(module.scores.items()))
             self.progress.update(self.task, psnr=f"{score:.3f}")
             self.progress.console.print(
                 f"step {step}/{self.steps}  {module.seconds / 60:.1f} min  "
-                f"loss {float(module.loss):.4f}  {name} {score:.3f} dB"
+                f"loss {module.shown['loss']:.4f}  {name} {score:.3f} dB"
             )
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

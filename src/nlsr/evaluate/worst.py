@@ -41,21 +41,21 @@ def draw(title: str, examples: list[Example], *, scale: int) -> Image.Image:
     width = _GAP + 6 * (PANEL + _GAP)
     sheet = Image.new("RGB", (width, _GAP + 2 * _LINE + len(examples) * row_height), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    _write(pen, (_GAP, _GAP), title, size=18)
+    write_text(pen, (_GAP, _GAP), title, size=18)
     for number, example in enumerate(examples):
         top = _GAP + 2 * _LINE + number * row_height
-        _write(pen, (_GAP, top), example.caption, size=15)
+        write_text(pen, (_GAP, top), example.caption, size=15)
         for column, (label, panel) in enumerate(_panels(example, scale)):
             left = _GAP + column * (PANEL + _GAP)
             x, y = left + (PANEL - panel.width) // 2, top + _LINE + (PANEL - panel.height) // 2
             sheet.paste(panel, (x, y))
-            _write(pen, (left, top + _LINE + PANEL + 3), label, size=14)
+            write_text(pen, (left, top + _LINE + PANEL + 3), label, size=14)
     return sheet
 
 
 def _panels(example: Example, scale: int) -> list[tuple[str, Image.Image]]:
     upscaled, high_res = (image.nan_to_num().clamp(0, 1) for image in (example.upscaled, example.high_res))
-    top, left, height, width = _region(upscaled, high_res, scale)
+    top, left, height, width = worst_region(upscaled, high_res, scale)
     part = (..., slice(top, top + height), slice(left, left + width))
     low_part = (
         ...,
@@ -65,15 +65,15 @@ def _panels(example: Example, scale: int) -> list[tuple[str, Image.Image]]:
     error = (upscaled - high_res).abs().mean(1, keepdim=True).mul(AMPLIFIED).expand_as(high_res)
     return [
         ("the whole, and where", _whole(high_res, (left, top, left + width, top + height))),
-        ("low-res", _enlarged(example.low_res[low_part])),
-        (example.bicubic_caption, _enlarged(bicubic(scale)(example.low_res)[part])),
-        (example.result_caption, _enlarged(upscaled[part])),
-        ("truth", _enlarged(high_res[part])),
-        (f"error of the result, {AMPLIFIED} times", _enlarged(error[part])),
+        ("low-res", enlarged(example.low_res[low_part])),
+        (example.bicubic_caption, enlarged(bicubic(scale)(example.low_res)[part])),
+        (example.result_caption, enlarged(upscaled[part])),
+        ("truth", enlarged(high_res[part])),
+        (f"error of the result, {AMPLIFIED} times", enlarged(error[part])),
     ]
 
 
-def _region(upscaled: Tensor, high_res: Tensor, scale: int) -> tuple[int, int, int, int]:
+def worst_region(upscaled: Tensor, high_res: Tensor, scale: int) -> tuple[int, int, int, int]:
     """Top, left, height and width of where the squared error is largest, on the grid of low-res pixels."""
     height, width = (min(REGION - REGION % scale, side) for side in high_res.shape[-2:])
     error = (upscaled - high_res).square().mean(1, keepdim=True).double()
@@ -91,7 +91,7 @@ def _whole(image: Tensor, box: tuple[int, int, int, int]) -> Image.Image:
     return picture
 
 
-def _enlarged(image: Tensor) -> Image.Image:
+def enlarged(image: Tensor) -> Image.Image:
     """Without blur, as pixels are what is to be seen."""
     picture = _as_image(image)
     zoom = PANEL / max(picture.size)
@@ -102,5 +102,5 @@ def _as_image(image: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(to_8_bits(image)[0].permute(1, 2, 0).numpy()))
 
 
-def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, size: int) -> None:
+def write_text(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, size: int) -> None:
     pen.text(place, text, fill=_INK, font=ImageFont.load_default(size))

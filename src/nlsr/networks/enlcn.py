@@ -6,13 +6,8 @@ arXiv 2201.03794.
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from nlsr.attention import EfficientContrastive, KernelAffinity, SharedAttention, contrastive_loss
+from nlsr.attention import EfficientContrastive, SharedAttention
 from nlsr.networks.interleaved import InterleavedNetwork
-from nlsr.networks.network import Trace
 from nlsr.networks.parts import upsampling_values
 
 
@@ -50,11 +45,6 @@ class ENLCN(InterleavedNetwork):
             seed=seed,
         )
         return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
-
-    def contrastive_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
-        """The loss of each attention of a traced batch; the published training adds 0.001 times their mean to L1."""
-        affinities = [affinity for affinity in trace.affinities if isinstance(affinity, KernelAffinity)]
-        return torch.stack([contrastive_loss(affinity.query, affinity.key) for affinity in affinities])
 
     def bytes_per_pixel(self) -> int:
         """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""

@@ -10,11 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention import Affinity, Draws, Keep, Operator
+from nlsr.attention import (
+    Affinity,
+    Draws,
+    EfficientContrastive,
+    Keep,
+    KernelAffinity,
+    Operator,
+    contrastive_loss,
+)
 
 NetworkDraws = Sequence[Tensor] | torch.Generator
 Collect = Callable[[Affinity], None]
 """Called with each affinity that was matched, in order."""
+Observed = list[tuple[Tensor, ...]]
+"""For each operator, what it learns from: tensors whose first axis is the images, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +88,38 @@ class Network(nn.Module, ABC):
         """Those that matched the affinities of a trace, in the same order."""
         return []
 
-    def learn(self, trace: Trace, *, generator: torch.Generator) -> None:
-        """Let the operators learn from a traced batch what no gradient reaches; for the training loop, after a step."""
-        for operator, affinity in zip(self.operators(), trace.affinities, strict=True):
-            operator.learn(affinity, generator=generator)
+    def contrastive_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
+        """The loss of each attention with random features of a traced batch, in order; empty if there is none.
+
+        ENLCN's published training adds 0.001 times their mean to L1.
+        """
+        affinities = [affinity for affinity in trace.affinities if isinstance(affinity, KernelAffinity)]
+        losses = [contrastive_loss(affinity.query, affinity.key) for affinity in affinities]
+        return torch.stack(losses) if losses else trace.upscaled.new_zeros(0)
+
+    def observe(self, trace: Trace) -> Observed:
+        """What `learn` needs of a traced batch or part of a batch; holds no graph and no weights of affinities."""
+        return [
+            operator.observe(affinity) for operator, affinity in zip(self.operators(), trace.affinities, strict=True)
+        ]
+
+    def learn(self, *observed: Observed, generator: torch.Generator) -> None:
+        """Let the operators learn from a batch what no gradient reaches; for the training loop, after a step.
+
+        Args:
+            observed: the parts of the batch, in order; however it is divided, what is learned is the same.
+            generator: a CPU generator, in the same state on all ranks.
+        """
+        for operator, *parts in zip(self.operators(), *observed, strict=True):
+            whole = tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            if whole:
+                operator.learn(*whole, generator=generator)
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """New directions, from a CPU generator, for the attentions whose random directions belong to the weights."""
+        for operator in self.operators():
+            if isinstance(operator, EfficientContrastive):
+                operator.redraw(generator)
 
 
 def _forget(affinity: Affinity) -> None:

@@ -1,10 +1,9 @@
 """The training loop: plain functions for what a step does, Lightning for everything around it."""
 
 import math
-import os
 import platform
-import time
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -12,110 +11,195 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-from nlsr.errors import RecipeError
-from nlsr.evaluate import PairFolder, evaluate
-from nlsr.networks import Network, Trace
-from nlsr.train.data import Batches, Pairs
-from nlsr.train.recipe import Recipe
+from nlsr.errors import Interrupted, RecipeError, TrainingError
+from nlsr.evaluate import Pair, PairFolder, evaluate
+from nlsr.networks import Network
+from nlsr.networks.network import Observed
+from nlsr.train.checkpoints import Checkpoints, check_same_run, save_batch
+from nlsr.train.course import Course, Numbers
+from nlsr.train.data import Pairs
+from nlsr.train.devices import Devices
+from nlsr.train.losses import PIXEL_LOSSES
+from nlsr.train.milestones import Milestones
+from nlsr.train.optimizers import averaged, build_optimizer, build_schedule
+from nlsr.train.recipe import CHECKPOINT, Recipe
 from nlsr.weights import load, save_network
 
-CHECKPOINT = "last.ckpt"
-
-
-class Steps(Sampler[int]):
-    """The steps that are left. Its length is that of the whole run, by which Lightning counts when it resumes."""
-
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last = first, last
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.last))
-
-    def __len__(self) -> int:
-        return self.last
+SMOOTHING = 0.02
+"""Share of the latest step in the loss and the gradient's norm that are shown."""
 
 
 class Training(lightning.LightningModule):
-    """A network, the moving average of its weights, and how a step changes both."""
+    """A network, the average of its weights, and how a step changes both."""
 
-    def __init__(self, recipe: Recipe, pairs: Pairs, validation: Path) -> None:
+    def __init__(self, recipe: Recipe, pairs: Pairs, validation: Path, folder: Path) -> None:
+        """Raises: RecipeError, CheckpointError if networks or weights that the recipe names do not fit."""
         super().__init__()
-        self.recipe, self.pairs, self.validation = recipe, pairs, validation
+        self.recipe, self.pairs, self.validation, self.folder = recipe, pairs, validation, folder
         self.network: Network = recipe.build_network().to(memory_format=torch.channels_last)
         if recipe.start is not None:
             start_from(self.network, recipe.start)
         self.average: Network = deepcopy(self.network).requires_grad_(False).eval()
+        self.teacher = None if recipe.training.teacher is None else [load_teacher(recipe)]  # a list: no part of us
+        self.is_divided = False
         self.seconds = 0.0
-        self.loss = torch.tensor(math.nan)
+        self.shown = {"loss": math.nan, "gradient_norm": math.nan}
+        self.terms: dict[str, Tensor] = {}
         self.scores: dict[str, float] = {}
-        self._trace: Trace | None = None
+        self.best = -math.inf
+        self.observed: list[Observed] = []
+        self._batch: list[Sequence[Tensor]] = []
+        self._losses: list[Tensor] = []
+
+    def configure_model(self) -> None:
+        """Divide both networks among the devices, where the strategy wants that."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.is_divided:
+            for network in (self.network, self.average):
+                divide(network, self.trainer.strategy.device_mesh["data_parallel"])
+            self.is_divided = True
+
+    def on_fit_start(self) -> None:
+        if self.teacher:
+            self.teacher[0].to(self.device)
+        self.trace = torch.compile(self.network.trace) if self.recipe.training.compile else self.network.trace
 
     def train_dataloader(self) -> DataLoader[Any]:
         settings = self.recipe.training
-        batches = Batches(
-            self.pairs,
-            patch_size=settings.patch_size,
-            batch_size=settings.batch_size,
-            seed=self.recipe.seed,
-            degradation=self.recipe.data.degradation,
-            rank=self.global_rank,
-            ranks=self.trainer.world_size,
-        )
+        course = Course(self.recipe, self.pairs, rank=self.global_rank, ranks=self.trainer.world_size)
+        numbers = Numbers(self.global_step * settings.accumulate, settings.steps * settings.accumulate)
         return DataLoader(
-            batches,
+            course,
             batch_size=None,
-            sampler=Steps(self.global_step, settings.steps),
+            sampler=numbers,
             # Degrading takes a tenth of a step, so it is done beside it; batches are the same in any process.
             num_workers=0 if self.recipe.data.degradation is None else 1,
+            worker_init_fn=_deaf,
         )
 
     def configure_optimizers(self) -> Any:
-        settings = self.recipe.training
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=settings.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, self.recipe))
+        optimizer = build_optimizer(self.network.parameters(), self.recipe.training)
+        schedule = build_schedule(optimizer, self.recipe)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
+        """The loss of one part of a batch."""
+        if index % self.recipe.training.accumulate == 0:
+            self.observed, self._batch, self._losses = [], [], []
         low_res, high_res = batch
         draws = step_generator(self.recipe, self.global_step, "draws")
-        self._trace = self.network.trace(low_res.contiguous(memory_format=torch.channels_last), draws=draws)
-        loss = F.l1_loss(self._trace.upscaled.float(), high_res)
-        self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.global_step else loss.detach()
+        trace = self.trace(low_res.contiguous(memory_format=torch.channels_last), draws=draws)
+        terms, weights = self._terms(low_res, trace, high_res), self.recipe.training.losses
+        loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        self.observed.append(self.network.observe(trace))
+        self._batch.append(batch)
+        self._losses.append(loss.detach())
         return loss
 
+    def _terms(self, low_res: Tensor, trace: Any, high_res: Tensor) -> dict[str, Tensor]:
+        """Those whose weight is not zero at this step, in float32."""
+        weights = self.recipe.training.losses
+        upscaled = trace.upscaled.to(high_res.dtype)
+        terms = {name: loss(upscaled, high_res) for name, loss in PIXEL_LOSSES.items() if getattr(weights, name)}
+        if weights.contrastive and self.global_step >= weights.contrastive_after:
+            terms["contrastive"] = self.network.contrastive_losses(trace).mean()
+        if self.teacher:
+            with torch.no_grad():
+                target = self.teacher[0](low_res).to(high_res.dtype)
+            terms["distillation"] = F.l1_loss(upscaled, target)
+        return terms
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient of the whole batch, and let nothing but finite numbers reach the weights.
+
+        Raises: TrainingError if the loss or the gradient is not finite; the batch is then in the run's folder.
+        """
+        longest = self.recipe.training.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), longest)
+        loss = torch.stack(self._losses).mean()
+        values = {"loss": float(loss), "gradient_norm": float(getattr(norm, "full_tensor", lambda: norm)())}
+        finite = all(math.isfinite(value) for value in values.values())
+        if not self.trainer.strategy.reduce_boolean_decision(finite):  # on any device: all end together
+            raise TrainingError(
+                f"the loss ({values['loss']:g}) or gradient ({values['gradient_norm']:g}) of step {self.global_step} "
+                "is not finite; its batch is in "
+                f"{save_batch(self.folder, self._batch, self.global_step, self.global_rank)}; lower "
+                "training.learning_rate or training.gradient_clip, or go on from the last checkpoint with --resume"
+            )
+        for name, value in values.items():
+            before = self.shown[name]
+            self.shown[name] = value if math.isnan(before) else before + SMOOTHING * (value - before)
+
     def optimizer_step(self, *args: Any, **options: Any) -> None:
-        """What belongs to a step beside the gradient's: clusters learn, the average follows."""
+        """What belongs to a step beside the gradient's: clusters learn, directions change, the average follows."""
         super().optimizer_step(*args, **options)
-        assert self._trace is not None
-        step = self.global_step + 1
-        self.network.learn(self._trace, generator=step_generator(self.recipe, step, "clusters"))
-        self._trace = None
-        update_average(self.average, self.network, average_decay(step, self.recipe))
+        step, settings = self.global_step + 1, self.recipe.training
+        self.network.learn(*self.observed, generator=step_generator(self.recipe, step, "clusters"))
+        if settings.redraw_every and step % settings.redraw_every == 0:
+            self.network.redraw(step_generator(self.recipe, step, "directions"))
+        if settings.optimizer != "schedule-free":
+            update_average(self.average, self.network, average_decay(step, self.recipe))
+
+    def accumulates(self, index: int) -> bool:
+        """Whether more parts of the batch follow the part of this number."""
+        return (index + 1) % self.recipe.training.accumulate != 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["nlsr"] = {
             "recipe": self.recipe.model_dump_json(),
+            "num_images": len(self.pairs),
             "seconds": self.seconds,
-            "loss": float(self.loss),
+            "shown": self.shown,
             "scores": self.scores,
+            "best": self.best,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = Recipe.model_validate_json(checkpoint["nlsr"]["recipe"])
-        if saved.network != self.recipe.network:
-            raise RecipeError("the checkpoint is of another network: expected the recipe it was started with")
-        self.seconds, self.scores = checkpoint["nlsr"]["seconds"], checkpoint["nlsr"]["scores"]
-        self.loss = torch.tensor(checkpoint["nlsr"]["loss"])
+        saved = checkpoint["nlsr"]
+        check_same_run(self.recipe, len(self.pairs), saved)
+        self.seconds, self.shown = saved["seconds"], saved["shown"]
+        self.scores, self.best = saved["scores"], saved["best"]
 
-    def validate_average(self) -> float:
-        """Mean PSNR of luma, in dB, of the averaged weights."""
+    def evaluated(self) -> Network:
+        """The network that is validated and saved: averaged weights. All processes call it, the first may use it."""
+        if self.recipe.training.optimizer == "schedule-free":
+            with averaged(self.trainer.optimizers[0]):
+                update_average(self.average, self.network, 0.0)
+        return assembled(self.average, self.recipe) if self.is_divided else self.average
+
+    def score(self, network: Network) -> float:
+        """Mean PSNR of luma, in dB, on the validation set; remembered."""
         with torch.inference_mode():
-            result = evaluate(upscale_with(self.average), self.validation, scale=self.network.scale)
+            result = evaluate(upscale_with(network), self.validation, scale=network.scale)
+        self.scores[self.validation.name] = result.mean.psnr
         return result.mean.psnr
+
+    def sample(self, network: Network) -> tuple[Pair, Tensor]:
+        """The first validation image, and what the network makes of it."""
+        pair = PairFolder(self.validation, scale=network.scale)[0]
+        with torch.inference_mode():
+            return pair, upscale_with(network)(pair.low_res)
+
+
+def _deaf(_: int) -> None:
+    """In a loading process: an interrupted training finishes the step in hand, for which it may need a batch."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @torch.no_grad()
@@ -132,13 +216,36 @@ def start_from(network: Network, model: str) -> None:
         own[name].copy_(given[name])
 
 
-def rate(step: int, recipe: Recipe) -> float:
-    """The factor of the learning rate: linear warm-up, then a cosine down to `final_rate`."""
-    settings = recipe.training
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.final_rate + (1 - settings.final_rate) * (1 + math.cos(math.pi * min(done, 1))) / 2
+def load_teacher(recipe: Recipe) -> Network:
+    """Raises: CheckpointError if there is no such model, RecipeError if it enlarges by another scale."""
+    assert recipe.training.teacher is not None
+    teacher = load(recipe.training.teacher).requires_grad_(False)
+    if teacher.scale != recipe.network.scale:
+        raise RecipeError(
+            f"training.teacher: {recipe.training.teacher} enlarges by {teacher.scale}, expected {recipe.network.scale}"
+        )
+    return teacher
+
+
+def divide(network: Network, mesh: DeviceMesh) -> None:
+    """Divide the weights of a network among devices; each block is put together only while it is computed."""
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # all that can be divided yet
+    for blocks in network.children():
+        if isinstance(blocks, nn.ModuleList):
+            for block in blocks:
+                fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    register_fsdp_forward_method(network, "trace")
+
+
+def assembled(network: Network, recipe: Recipe) -> Network:
+    """A divided network as a whole one, on the CPU of the first process; all processes call it."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(network, options=options)
+    whole = recipe.build_network()
+    if state:  # elsewhere there is none
+        whole.load_state_dict(state)
+    return whole.eval()
 
 
 def average_decay(step: int, recipe: Recipe) -> float:
@@ -146,26 +253,32 @@ def average_decay(step: int, recipe: Recipe) -> float:
     return min(recipe.training.average_decay, (1 + step) / (10 + step))
 
 
-def step_generator(recipe: Recipe, step: int, purpose: Literal["draws", "clusters"]) -> torch.Generator:
+def step_generator(recipe: Recipe, step: int, purpose: Literal["draws", "clusters", "directions"]) -> torch.Generator:
     """Random draws of a step: a function of seed and step, equal on all ranks and after resuming."""
-    offset = {"clusters": 0, "draws": 500_000_000}[purpose]
+    offset = {"clusters": 0, "draws": 500_000_000, "directions": 250_000_000}[purpose]
     return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step + offset)
 
 
 @torch.no_grad()
 def update_average(average: Network, network: Network, decay: float) -> None:
     """Move averaged parameters towards the network's; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for old, new in zip(average.buffers(), network.buffers(), strict=True):
-        old.copy_(new)
+    old, new = ([_own_part(weight) for weight in each.parameters()] for each in (average, network))
+    torch._foreach_lerp_(old, new, 1 - decay)
+    for buffer, latest in zip(average.buffers(), network.buffers(), strict=True):
+        buffer.copy_(latest)
+
+
+def _own_part(weight: Tensor) -> Tensor:
+    """What of a weight lies on this device: all, unless weights are divided."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def upscale_with(network: Network) -> Callable[[Tensor], Tensor]:
     """A plain function from a low-res image to the upscaled one, clamped to [0, 1]."""
-    device = next(network.parameters()).device
+    weight = next(network.parameters())
 
     def upscale(low_res: Tensor) -> Tensor:
-        low_res = low_res.to(device, memory_format=torch.channels_last)
+        low_res = low_res.to(weight.device, weight.dtype, memory_format=torch.channels_last)
         return network(low_res).float().clamp(0, 1).cpu()
 
     return upscale
@@ -178,82 +291,57 @@ def fit(
     folder: Path,
     *,
     resume: bool,
-    callbacks: list[Callback] | None = None,
-    sources: list[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    sources: Sequence[str] = (),
+    devices: Devices | None = None,
 ) -> Path:
     """Train to the end of the recipe and save the averaged weights with their card.
 
     Args:
-        folder: where checkpoint, curve and weights go.
+        folder: where checkpoint, curve, pictures and weights go.
         resume: go on from the checkpoint in the folder.
         callbacks: Lightning callbacks, for progress.
         sources: names of the training folders, for the card.
+        devices: how many, and how they share the work; by default one.
     Returns: the path of the weight file.
+    Raises: Interrupted if the user or the system ended the run; what was done is then saved.
+        RecipeError if the checkpoint is of another run, CheckpointError if one cannot be read or written,
+        TrainingError if numbers are not finite any more.
     """
-    module = Training(recipe, pairs, validation)
+    module = Training(recipe, pairs, validation, folder)
     PairFolder(validation, scale=module.network.scale)  # what is wrong with it is said now, not at the first validation
-    settings = recipe.training
+    settings, checkpoints = recipe.training, Checkpoints()
+    milestones = Milestones(folder, checkpoints)
     trainer = lightning.Trainer(
         default_root_dir=folder,
         max_steps=settings.steps,
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-        gradient_clip_val=settings.gradient_clip,
-        callbacks=[Milestones(folder), *(callbacks or [])],
+        accumulate_grad_batches=settings.accumulate,
+        callbacks=[milestones, *callbacks],
+        plugins=[checkpoints],
         enable_checkpointing=False,
         use_distributed_sampler=False,  # each rank takes its part of the batch itself
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=10**9,
+        **(devices or Devices()).options(),
     )
-    trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
+    with milestones.listening():
+        trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
     if module.global_step < settings.steps:
-        raise KeyboardInterrupt
-    path = folder / f"{recipe.name}.safetensors"
+        raise Interrupted(milestones.how_to_go_on())
+    path, network = folder / f"{recipe.name}.safetensors", module.evaluated()
     if trainer.is_global_zero:
-        save_network(path, module.average, card=card(module, sources or []))
+        save_network(path, network, card=card(module, sources))
     return path
 
 
-class Milestones(Callback):
-    """Every so many steps and at the end: score the averaged weights, add a line to the curve, save a checkpoint."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self.started = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(module, Training)
-        settings = module.recipe.training
-        if trainer.global_step % settings.validate_every and trainer.global_step < settings.steps:
-            return
-        module.seconds += time.monotonic() - self.started
-        if trainer.is_global_zero:
-            score = module.scores[module.validation.name] = module.validate_average()
-            line = f"{trainer.global_step},{module.seconds / 3600:.4f},{float(module.loss):.5f},{score:.4f}"
-            add_to_curve(self.folder / "curve.csv", trainer.global_step, line)
-        trainer.save_checkpoint(self.folder / f"{CHECKPOINT}.part")
-        if trainer.is_global_zero:
-            os.replace(self.folder / f"{CHECKPOINT}.part", self.folder / CHECKPOINT)
-        self.started = time.monotonic()
-
-
-def add_to_curve(curve: Path, step: int, line: str) -> None:
-    """Append a line, after dropping those of this and later steps, which a resumed run writes again."""
-    lines = curve.read_text().splitlines()[1:] if curve.exists() else []
-    kept = [old for old in lines if int(old.split(",")[0]) < step]
-    curve.write_text("\n".join(["step,hours,loss,psnr", *kept, line]) + "\n")
-
-
-def card(module: Training, sources: list[str]) -> dict[str, Any]:
+def card(module: Training, sources: Sequence[str]) -> dict[str, Any]:
     """What should be known about the weights."""
     return {
         "recipe": module.recipe.model_dump(mode="json"),
-        "data": sources,
+        "data": list(sources),
         "steps": module.global_step,
         "hours": round(module.seconds / 3600, 2),
         "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"

@@ -2,16 +2,21 @@
 
 import difflib
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from nlsr.attention import EfficientContrastive
 from nlsr.errors import NlsrError, RecipeError
 from nlsr.networks import NETWORKS, PRESETS
 from nlsr.settings import parse_value
 from nlsr.train.data.degradation.settings import DegradationSection
 from nlsr.train.section import Positive, Section
+
+CHECKPOINT = "last.ckpt"
+"""In the folder of a run."""
 
 
 class NetworkSection(BaseModel):
@@ -45,35 +50,141 @@ class DataSection(Section):
     """With this section, low-res patches are made as photographs are; without it by plain bicubic shrinking."""
 
 
+class LossesSection(Section):
+    """The weights of the terms that are added up."""
+
+    l1: float = Field(0.0, ge=0)
+    """Mean absolute error."""
+    mse: float = Field(0.0, ge=0)
+    """Mean squared error."""
+    charbonnier: float = Field(0.0, ge=0)
+    """Mean of sqrt(error^2 + 1e-6): absolute error, smooth at zero."""
+    frequency: float = Field(0.0, ge=0)
+    """Mean absolute error of amplitude and phase: of the complex spectrum, orthonormal."""
+    contrastive: float = Field(0.0, ge=0)
+    """The mean contrastive loss of the attentions with random features, as ENLCN is trained."""
+    contrastive_after: int = Field(0, ge=0)
+    """Steps before the contrastive loss counts."""
+    distillation: float = Field(0.0, ge=0)
+    """Mean absolute difference to what `training.teacher` makes of the same patches."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "LossesSection":
+        if not any((self.l1, self.mse, self.charbonnier, self.frequency, self.distillation)):
+            raise ValueError("expected a weight above zero for l1, mse, charbonnier, frequency or distillation")
+        if self.contrastive_after and not self.contrastive:
+            raise ValueError("contrastive_after needs contrastive above zero")
+        return self
+
+
+def _check_stepwise(value: Any) -> Any:
+    table = value if isinstance(value, list | tuple) else [(0, value)]
+    for row in table:
+        if not (isinstance(row, list | tuple) and len(row) == 2 and all(type(number) is int for number in row)):
+            break
+        if row[0] < 0 or row[1] < 1:
+            break
+    else:
+        return value
+    raise ValueError(f"expected a whole number above zero or [[first step, number], ...], got {value}")
+
+
+Stepwise = Annotated[int | list[tuple[int, int]], BeforeValidator(_check_stepwise)]
+"""A number, or [[first step, number], ...]."""
+
+
 class TrainingSection(Section):
     steps: int = Field(gt=0)
-    batch_size: int = Field(16, gt=0)
-    patch_size: int = Field(48, gt=0)
-    """Side of a low-res training patch, in pixels."""
+    """Changes of the weights."""
+    batch_size: Stepwise = 16
+    """Patches per step, of all processes together; or [[first step, patches], ...]."""
+    patch_size: Stepwise = 48
+    """Side of a low-res training patch, in pixels; or [[first step, side], ...]."""
+    accumulate: int = Field(1, gt=0)
+    """Each batch is computed in so many parts, one after the other, which takes less memory and gives equal weights
+    to rounding."""
+    losses: LossesSection = LossesSection(l1=1.0)
+    """The weight of each term of the loss."""
+    teacher: str | None = None
+    """Weights of a larger network to learn from, by name or file; needs `losses.distillation`."""
+    optimizer: Literal["adam", "adamw", "schedule-free"] = "adam"
+    """`schedule-free` is AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
     learning_rate: float = Field(2e-4, gt=0)
+    """The highest, reached after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled from the gradient; for adamw and schedule-free."""
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps in which the learning rate rises linearly."""
     final_rate: float = Field(0.0, ge=0, le=1)
     """The cosine ends at this share of the learning rate."""
+    cycles: int = Field(1, gt=0)
+    """How often the cosine is run through, starting again from the full rate."""
+    milestones: list[Annotated[int, Field(gt=0)]] = []
+    """Steps at which a multistep schedule multiplies the rate by `factor`."""
+    factor: float = Field(0.5, gt=0, lt=1)
+    """Of a multistep schedule."""
     gradient_clip: float | None = Field(None, gt=0)
+    """Longest gradient, by its Euclidean norm."""
     average_decay: float = Field(0.999, ge=0, lt=1)
-    """Of the exponential moving average of the weights, which is what is validated and saved."""
+    """Of the exponential moving average of the weights, which is what is validated and saved; 0 for none."""
+    redraw_every: int | None = Field(None, gt=0)
+    """Steps after which attentions with random features get new directions, as ENLCN is trained; never by default."""
     precision: Literal["fp32", "bf16"] = "bf16"
+    """Of convolutions and matrix products; weights, matching and the loss stay in float32."""
+    compile: bool = False
+    """Translate the network with torch.compile first; minutes that pay on a GPU only."""
     validate_every: int = Field(1000, gt=0)
     """Steps between validations and checkpoints."""
+    keep_best: bool = True
+    """Keep the weights of the best validation as best.safetensors, beside the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingSection":
+        problems = list(_contradictions(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def stages(self) -> "list[Stage]":
+        """The batches of each part of the training, in order."""
+        patches, batches = _table(self.patch_size), _table(self.batch_size)
+        firsts = sorted({first for first, _ in patches + batches})
+        return [Stage(first, _at(patches, first), _at(batches, first)) for first in firsts]
+
+
+class Stage(NamedTuple):
+    """From step `first` on: the side of low-res patches, in pixels, and how many make a batch."""
+
+    first: int
+    patch_size: int
+    batch_size: int
 
 
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run's folder and its weights."""
     seed: int = 0
+    """Of the first weights and of every draw."""
     start: str | None = None
     """Weights to start from, by name or file: of another scale, say. What differs in shape starts afresh."""
+    gaps: list[str] = []
+    """What a published recipe does not say, or says and this recipe does differently; for people."""
     network: NetworkSection
     data: DataSection
     training: TrainingSection
 
     def build_network(self) -> Any:
-        """The untrained network; equal recipes give equal weights."""
+        """The untrained network; equal recipes give equal weights.
+
+        Raises: RecipeError if sizes do not fit each other, or the network lacks what a loss needs.
+        """
         import torch
 
         config = self.network.config()
@@ -81,9 +192,56 @@ class Recipe(Section):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             try:
-                return kinds[type(config)](config)
+                network = kinds[type(config)](config)
             except (NlsrError, TypeError, KeyError) as error:
                 raise RecipeError(f"network: {error}") from error
+        settings = self.training
+        wanted = {"losses.contrastive": settings.losses.contrastive, "redraw_every": settings.redraw_every}
+        if any(wanted.values()) and not any(isinstance(one, EfficientContrastive) for one in network.operators()):
+            key = next(name for name, value in wanted.items() if value)
+            raise RecipeError(f"training.{key}: {self.network.preset} has no attention with random features; remove it")
+        return network
+
+
+def _table(value: Stepwise) -> list[tuple[int, int]]:
+    return [(0, value)] if isinstance(value, int) else value
+
+
+def _at(table: list[tuple[int, int]], step: int) -> int:
+    return next(value for first, value in reversed(table) if first <= step)
+
+
+def _contradictions(settings: TrainingSection) -> Iterator[str]:
+    """What each of several values forbids the other, in words."""
+    whole = True
+    for name in ("patch_size", "batch_size"):
+        firsts = [first for first, _ in _table(getattr(settings, name))]
+        if not firsts or firsts[0] != 0 or firsts != sorted(set(firsts)):
+            whole = False
+            yield f"{name}: expected [[0, ...], [a later step, ...], ...], got first steps {firsts}"
+        elif firsts[-1] >= settings.steps:
+            yield f"{name}: a change at step {firsts[-1]} never comes in {settings.steps} steps"
+    if whole and (uneven := [s.batch_size for s in settings.stages if s.batch_size % settings.accumulate]):
+        yield f"batch_size: {uneven[0]} patches cannot be computed in {settings.accumulate} equal parts (accumulate)"
+    if settings.warmup_steps >= settings.steps:
+        yield f"warmup_steps: {settings.warmup_steps} of {settings.steps} steps leave none to train in"
+    owners = {"final_rate": "cosine", "cycles": "cosine", "milestones": "multistep", "factor": "multistep"}
+    for name, owner in owners.items():
+        if settings.schedule != owner and getattr(settings, name) != TrainingSection.model_fields[name].default:
+            yield f'{name}: belongs to schedule = "{owner}", not to "{settings.schedule}"'
+    if settings.schedule == "multistep":
+        milestones = settings.milestones
+        if not milestones or milestones != sorted(set(milestones)) or milestones[-1] >= settings.steps:
+            yield f"milestones: expected rising steps below {settings.steps}, got {milestones}"
+    if settings.weight_decay and settings.optimizer == "adam":
+        yield 'weight_decay: is no decay in adam, whose second moment scales it away; use optimizer = "adamw"'
+    if settings.optimizer == "schedule-free":
+        if settings.schedule != "constant":
+            yield f'schedule: schedule-free needs "constant", got "{settings.schedule}"'
+        if settings.average_decay:
+            yield f"average_decay: schedule-free averages the weights itself and needs 0, got {settings.average_decay}"
+    if (settings.teacher is None) != (not settings.losses.distillation):
+        yield "teacher: and losses.distillation above zero need each other"
 
 
 def read_recipe(path: Path, settings: list[str] | None = None) -> Recipe:

@@ -42,7 +42,7 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
     write_atomically(Path(path), save(tensors, metadata))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Raises: CheckpointError if the file cannot be written; what was there before is then untouched."""
     temporary = None
     try:

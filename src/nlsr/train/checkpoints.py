@@ -1,0 +1,81 @@
+"""Checkpoints of a run: written whole or not at all, and of the same run or refused."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import save
+from torch import Tensor
+
+from nlsr.errors import CheckpointError, RecipeError
+from nlsr.train.recipe import Recipe
+from nlsr.weights.checkpoint import write_atomically
+
+FREE = {"training.validate_every", "training.keep_best", "gaps"}
+"""Keys that may change when a run goes on: its weights do not depend on them."""
+
+
+class Checkpoints(TorchCheckpointIO):
+    """Writes under a temporary name, flushes to the disk, renames. Reads without running code."""
+
+    problem: CheckpointError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Does not raise, as other processes may wait; `check` does."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            write_atomically(Path(path), content.getbuffer())
+        except CheckpointError as error:
+            self.problem = error
+
+    def check(self) -> None:
+        """Raises: CheckpointError if the last file could not be written; the former one is then untouched."""
+        if self.problem is not None:
+            raise self.problem
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Raises: CheckpointError if the file is damaged or no checkpoint of ours."""
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # unpickling rubbish can fail in any way
+            raise CheckpointError(
+                f"{path}: expected a checkpoint of nlsr train, found a damaged or foreign file; start again without it"
+            ) from error
+        if not isinstance(checkpoint, dict) or "nlsr" not in checkpoint:
+            raise CheckpointError(f"{path}: expected a checkpoint of nlsr train, found another file; start without it")
+        return checkpoint
+
+
+def check_same_run(recipe: Recipe, num_images: int, saved: dict[str, Any]) -> None:
+    """Raises: RecipeError that names every key in which the checkpoint's recipe differs, and what to do."""
+    before, now = (_flat(one.model_dump(mode="json")) for one in (Recipe.model_validate_json(saved["recipe"]), recipe))
+    before["number of training images"], now["number of training images"] = saved["num_images"], num_images
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in FREE]
+    if changed:
+        differences = "; ".join(f"{key}: {before.get(key)} in the checkpoint, now {now.get(key)}" for key in changed)
+        raise RecipeError(
+            f"the checkpoint is of another run ({differences}); go on as it began, or name another with -o"
+        )
+
+
+def save_batch(folder: Path, parts: Sequence[Sequence[Tensor]], step: int, rank: int) -> Path:
+    """Write the low-res and high-res patches of this process at a step; returns the file.
+
+    Raises: CheckpointError if it cannot be written.
+    """
+    path = folder / f"not-finite-step-{step}-rank-{rank}.safetensors"
+    low_res, high_res = (torch.cat(tensors).cpu().contiguous() for tensors in zip(*parts, strict=True))
+    write_atomically(path, save({"low_res": low_res, "high_res": high_res}))
+    return path
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

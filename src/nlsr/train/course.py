@@ -1,0 +1,63 @@
+"""The batches of a whole training in order: stages of growing patches, each batch in the parts it is computed in.
+
+A part is a pure function of its number, so that a resumed run sees exactly what an uninterrupted one sees.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from nlsr.errors import RecipeError
+from nlsr.train.data import Batches, Pairs
+from nlsr.train.recipe import Recipe, Stage
+
+
+class Course(Dataset[tuple[Tensor, Tensor]]):
+    """Part p of the batch of step s has number s * accumulate + p; each rank gets its share of it."""
+
+    def __init__(self, recipe: Recipe, pairs: Pairs, *, rank: int = 0, ranks: int = 1) -> None:
+        """Raises: RecipeError if a batch cannot be divided, or no image holds a patch of some stage."""
+        self.accumulate, stages = recipe.training.accumulate, recipe.training.stages
+        for stage in stages:
+            if stage.batch_size % (ranks * self.accumulate):
+                raise RecipeError(
+                    f"training.batch_size: {stage.batch_size} patches cannot be divided into {self.accumulate} parts "
+                    f"on each of {ranks} processes; expected a multiple of {ranks * self.accumulate}"
+                )
+        self.firsts = [stage.first for stage in stages]
+        shares = range(rank * self.accumulate, (rank + 1) * self.accumulate)
+        self.stages = [
+            [_batches(recipe, pairs, stage, share, ranks * self.accumulate) for share in shares] for stage in stages
+        ]
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        step, part = divmod(number, self.accumulate)
+        return self.stages[bisect_right(self.firsts, step) - 1][part][step]
+
+
+def _batches(recipe: Recipe, pairs: Pairs, stage: Stage, share: int, shares: int) -> Batches:
+    """A part of a batch is what one of so many more ranks would get."""
+    return Batches(
+        pairs,
+        patch_size=stage.patch_size,
+        batch_size=stage.batch_size,
+        seed=recipe.seed,
+        degradation=recipe.data.degradation,
+        rank=share,
+        ranks=shares,
+    )
+
+
+class Numbers(Sampler[int]):
+    """The parts that are left. Its length is that of the whole run, by which Lightning counts when it resumes."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.last))
+
+    def __len__(self) -> int:
+        return self.last

@@ -1,0 +1,69 @@
+"""nlsr train --check: says what a recipe would do, and what is wrong or missing, without training."""
+
+from pathlib import Path
+
+import pytest
+
+from nlsr.train.check import explain
+from nlsr.train.recipe import read_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def told(text, label):
+    return [line[12:] for line in text.splitlines() if line[:12].strip() == label]
+
+
+def test_a_recipe_is_explained(recipe_file, data, tmp_path):
+    text = explain(read_recipe(recipe_file), data=data, folder=tmp_path / "run")
+    parameters = sum(weight.numel() for weight in read_recipe(recipe_file).build_network().parameters())
+    (network,) = told(text, "network")
+    assert network.startswith(f"lcoan-light x2: {parameters:,} parameters, ")
+    assert told(text, "train") == [f"{data / 'train'}: 3 images"]
+    assert told(text, "validation") == [f"{data / 'valid'}: 2 images"]
+    assert told(text, "loss") == ["l1"]
+    assert told(text, "batches") == ["4 patches of 12x12 (24x24 high-res); 6 steps, 24 patches"]
+    assert told(text, "schedule") == ["in 2 steps to 0.001, then along a cosine to 0"]
+    assert told(text, "optimizer")[0].startswith("Adam (0.9, 0.999), eps 1e-08, gradients no longer than 1")
+    assert told(text, "run") == [f"{tmp_path / 'run'}: new"]
+    (cost,) = told(text, "cost")
+    assert " s a step with " in cost
+    assert list(tmp_path.glob("run*")) == []
+
+
+def test_what_changes_is_said(recipe_file, data, tmp_path):
+    settings = ["training.patch_size=[[0,8],[4,12]]", "training.accumulate=2", "start=missing.safetensors"]
+    settings += ["training.losses={l1=1.0,frequency=0.05}", "data.train=['nowhere']"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").touch()
+    text = explain(read_recipe(recipe_file, settings), data=data, folder=tmp_path / "run")
+    assert told(text, "batches") == [
+        "from step 0 4 patches of 8x8 (16x16 high-res); from step 4 4 patches of 12x12 (24x24 high-res), "
+        "each in 2 parts; 6 steps, 24 patches"
+    ]
+    assert told(text, "loss") == ["l1 + 0.05 frequency"]
+    assert told(text, "train") == [f"{data / 'nowhere'}: missing; --data names the folder above it"]
+    assert told(text, "start") == ["missing.safetensors: missing"]
+    assert told(text, "run") == [f"{tmp_path / 'run'}: holds a run; go on with --resume"]
+
+
+def test_a_published_recipe_is_explained_without_its_data(nlsr):
+    code, out, err = nlsr("train", RECIPES / "published" / "enlcn-x2.toml", "--check")
+    assert (code, err) == (0, "")
+    assert told(out, "loss") == ["l1 + 0.001 contrastive, contrastive from step 101,000"]
+    assert told(out, "schedule") == ["0.0001, times 0.5 at steps 200,000, 400,000, 600,000, 800,000"]
+    assert told(out, "network")[0].startswith("enlcn x2: 41,2")
+    assert len(told(out, "gap")) == 5
+    assert "missing" in told(out, "train")[0]
+    assert "too many to be measured here" in told(out, "cost")[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("training.stepps=3", "did you mean 'steps'?"), ("network.reduction=3", "divides 8 channels, got 3")],
+)
+def test_a_wrong_recipe_is_told_in_one_line_and_exits_with_2(nlsr, recipe_file, setting, message):
+    code, out, err = nlsr("train", recipe_file, "--check", "--set", setting)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
