@@ -49,7 +49,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 def shown(default: Any) -> str:
     if default is PydanticUndefined:
         return "required"
-    if default is None or default == []:
+    if default is None or default == ():
         return "none"
     if isinstance(default, bool):
         return str(default).lower()

@@ -58,14 +58,11 @@ def rate(step: int, recipe: Recipe) -> float:
 
 
 @contextmanager
-def averaged(optimizer: Optimizer) -> Iterator[None]:
+def averaged(optimizer: Any) -> Iterator[None]:
     """Inside, the weights are those that a schedule-free optimiser evaluates; afterwards, bit for bit those it trains.
 
     Its own way back from evaluation to training mode rounds, so that a run would depend on when it was validated.
     """
-    if not hasattr(optimizer, "eval"):
-        yield
-        return
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     trained = [weight.detach().clone() for weight in weights]
     optimizer.eval()

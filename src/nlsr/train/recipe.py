@@ -53,19 +53,19 @@ class DataSection(Section):
 class LossesSection(Section):
     """The weights of the terms that are added up."""
 
-    l1: float = Field(0.0, ge=0)
+    l1: float = Field(default=0.0, ge=0)
     """Mean absolute error."""
-    mse: float = Field(0.0, ge=0)
+    mse: float = Field(default=0.0, ge=0)
     """Mean squared error."""
-    charbonnier: float = Field(0.0, ge=0)
+    charbonnier: float = Field(default=0.0, ge=0)
     """Mean of sqrt(error^2 + 1e-6): absolute error, smooth at zero."""
-    frequency: float = Field(0.0, ge=0)
+    frequency: float = Field(default=0.0, ge=0)
     """Mean absolute error of amplitude and phase: of the complex spectrum, orthonormal."""
-    contrastive: float = Field(0.0, ge=0)
+    contrastive: float = Field(default=0.0, ge=0)
     """The mean contrastive loss of the attentions with random features, as ENLCN is trained."""
-    contrastive_after: int = Field(0, ge=0)
+    contrastive_after: int = Field(default=0, ge=0)
     """Steps before the contrastive loss counts."""
-    distillation: float = Field(0.0, ge=0)
+    distillation: float = Field(default=0.0, ge=0)
     """Mean absolute difference to what `training.teacher` makes of the same patches."""
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class TrainingSection(Section):
     """The cosine ends at this share of the learning rate."""
     cycles: int = Field(1, gt=0)
     """How often the cosine is run through, starting again from the full rate."""
-    milestones: list[Annotated[int, Field(gt=0)]] = []
+    milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """Steps at which a multistep schedule multiplies the rate by `factor`."""
     factor: float = Field(0.5, gt=0, lt=1)
     """Of a multistep schedule."""
@@ -174,7 +174,7 @@ class Recipe(Section):
     """Of the first weights and of every draw."""
     start: str | None = None
     """Weights to start from, by name or file: of another scale, say. What differs in shape starts afresh."""
-    gaps: list[str] = []
+    gaps: tuple[str, ...] = ()
     """What a published recipe does not say, or says and this recipe does differently; for people."""
     network: NetworkSection
     data: DataSection
@@ -230,7 +230,7 @@ def _contradictions(settings: TrainingSection) -> Iterator[str]:
         if settings.schedule != owner and getattr(settings, name) != TrainingSection.model_fields[name].default:
             yield f'{name}: belongs to schedule = "{owner}", not to "{settings.schedule}"'
     if settings.schedule == "multistep":
-        milestones = settings.milestones
+        milestones = list(settings.milestones)
         if not milestones or milestones != sorted(set(milestones)) or milestones[-1] >= settings.steps:
             yield f"milestones: expected rising steps below {settings.steps}, got {milestones}"
     if settings.weight_decay and settings.optimizer == "adam":

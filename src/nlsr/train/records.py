@@ -21,7 +21,7 @@ LOG_EVERY = 50
 _GAP, _LINE, _PAPER = 12, 22, (250, 250, 248)
 
 
-def add_to_curve(curve: Path, row: dict[str, float | str]) -> None:
+def add_to_curve(curve: Path, row: dict[str, str]) -> None:
     """Add a row, after dropping those of its and later steps, which a run that goes on writes again.
 
     Raises: CheckpointError if it cannot be written; the table is then as it was.
@@ -49,6 +49,7 @@ def draw_curve(folder: Path, *, title: str) -> Path | None:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = read_curve(folder / "curve.csv")
     steps = [int(row["step"]) for row in rows]
@@ -58,7 +59,7 @@ def draw_curve(folder: Path, *, title: str) -> Path | None:
         axes = figure.add_subplot(2, 1, index + 1)
         axes.plot(steps, [float(row[name]) for row in rows], marker="." if len(rows) < 50 else "", color="#1f6fb4")
         axes.set_ylabel(label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
     figure.suptitle(title, parse_math=False)
