@@ -60,6 +60,20 @@ def one_thread():
 
 
 @pytest.fixture
+def pictures():
+    """For tests that look at what a run draws."""
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(request, monkeypatch):
+    """Drawing takes longer than training these networks."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("nlsr.train.milestones.draw_sample", lambda *_, **__: torch.zeros(1, 3, 4, 4))
+        monkeypatch.setattr("nlsr.train.milestones.draw_curve", lambda *_, **__: None)
+        monkeypatch.setattr("nlsr.train.records.find_spec", lambda name: None)
+
+
+@pytest.fixture
 def data(tmp_path):
     """A data folder with `train` and `valid`."""
     for folder, seeds in (("train", range(3)), ("valid", range(10, 12))):

@@ -1,7 +1,6 @@
 """What a training leaves to look at: a table, pictures, TensorBoard's log, the best weights."""
 
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from nlsr.train.loop import upscale_with
 from nlsr.train.records import Log, add_to_curve, draw_curve, read_curve
 
 
-def test_a_run_leaves_a_curve_samples_and_a_log(tmp_path, fit):
+def test_a_run_leaves_a_curve_samples_and_a_log(tmp_path, fit, pictures):
     fit("run", "training.validate_every=3")
     rows = read_curve(tmp_path / "run" / "curve.csv")
     assert [row["step"] for row in rows] == ["3", "6"]
@@ -58,11 +57,8 @@ def test_a_curve_is_written_again_from_where_a_run_goes_on(tmp_path):
     assert os.listdir(tmp_path) == ["curve.csv"]
 
 
-def test_without_matplotlib_and_tensorboard_nothing_is_drawn_and_nothing_fails(tmp_path, monkeypatch):
-    for name in ("matplotlib", "tensorboard"):
-        monkeypatch.setitem(sys.modules, name, None)
+def test_without_matplotlib_and_tensorboard_nothing_is_drawn_and_nothing_fails(tmp_path):
     add_to_curve(tmp_path / "curve.csv", {"step": "1", "psnr": "2", "loss": "3"})
-    monkeypatch.setattr("nlsr.train.records.find_spec", lambda name: None)
     assert draw_curve(tmp_path, title="run") is None
     log = Log(tmp_path, 0)
     log.numbers(1, {"loss": 1.0})
@@ -70,7 +66,7 @@ def test_without_matplotlib_and_tensorboard_nothing_is_drawn_and_nothing_fails(t
     assert os.listdir(tmp_path) == ["curve.csv"]
 
 
-def test_a_log_that_goes_on_drops_what_comes_again(tmp_path):
+def test_a_log_that_goes_on_drops_what_comes_again(tmp_path, pictures):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, steps in ((0, (1, 2, 3, 4)), (2, (3,))):

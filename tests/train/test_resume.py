@@ -79,7 +79,7 @@ def assert_same_run(tmp_path, first, second):
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, fit, child, settings):
     whole = fit("whole", *settings)
-    moments = [(3, "before"), (4, "backward")] if settings else [(2, "before"), (3, "backward"), (5, "before")]
+    moments = [(3, "backward")] if settings else [(2, "before"), (3, "backward"), (5, "before")]
     for index, (step, moment) in enumerate(moments):
         run = f"killed{index}"
         at = At(step, moment, kill)
@@ -149,9 +149,8 @@ def test_a_finished_run_that_is_resumed_gives_its_weights_again(fit):
 
 
 @pytest.mark.parametrize("limit", [1_000, 60_000], ids=["weights", "checkpoint"])
-def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_go_on(tmp_path, fit, limit, monkeypatch):
+def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_go_on(tmp_path, fit, limit):
     """A file may grow to `limit` bytes from step 3 on."""
-    monkeypatch.setattr("nlsr.train.milestones.draw_sample", lambda *_, **__: torch.zeros(1, 3, 4, 4))  # a small file
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     fill = At(3, "before", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard)))
     settings = ["training.keep_best=false"] if limit > 50_000 else []
