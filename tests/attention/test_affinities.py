@@ -170,6 +170,24 @@ def test_rows_are_weights_that_sum_to_one(name):
     assert_close(rows.sum(-1), torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_joined_patches_are_one_map_in_training_and_apart_elsewhere(name):
+    first, second = SharedAttention(8, OPERATORS[name]()).double(), SharedAttention(8).double()
+    batch = features(4, 5, 7)
+    halves = torch.cat([torch.cat([batch[0], batch[1]], 1)[None], torch.cat([batch[2], batch[3]], 1)[None]])
+
+    def refine(input):
+        refined, affinity = first(input)
+        return second(refined, affinity)[0]
+
+    apart, joined = refine(batch), refine(halves)
+    for block in (first, second):
+        block.joined_patches = 2
+    torch.testing.assert_close(refine(batch), torch.cat([map.unflatten(1, (2, 5)).transpose(0, 1) for map in joined]))
+    first.eval(), second.eval()
+    torch.testing.assert_close(refine(batch), apart, rtol=0, atol=0)
+
+
 def test_an_affinity_of_another_size_is_refused():
     block = SharedAttention(8, NonLocal(8))
     _, affinity = block(features(1, 4, 5, torch.float32))

@@ -33,13 +33,13 @@ def test_a_recipe_is_explained(recipe_file, data, tmp_path):
 
 def test_what_changes_is_said(recipe_file, data, tmp_path):
     settings = ["training.patch_size=[[0,8],[4,12]]", "training.accumulate=2", "start=missing.safetensors"]
-    settings += ["training.losses={l1=1.0,frequency=0.05}", "data.train=['nowhere']"]
+    settings += ["training.joined_patches=2", "training.losses={l1=1.0,frequency=0.05}", "data.train=['nowhere']"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.ckpt").touch()
     text = explain(read_recipe(recipe_file, settings), data=data, folder=tmp_path / "run")
     assert told(text, "batches") == [
         "from step 0 4 patches of 8x8 (16x16 high-res); from step 4 4 patches of 12x12 (24x24 high-res), "
-        "each in 2 parts; 6 steps, 24 patches"
+        "2 joined for the attention, each in 2 parts; 6 steps, 24 patches"
     ]
     assert told(text, "loss") == ["l1 + 0.05 frequency"]
     assert told(text, "train") == [f"{data / 'nowhere'}: missing; --data names the folder above it"]

@@ -11,7 +11,7 @@ from nlsr.train.devices import Devices
 from nlsr.train.recipe import Recipe
 
 NETWORKS = {
-    "kmeans": [],
+    "kmeans": ["training.batch_size=8", "training.joined_patches=2"],
     "hash": ["network={preset='nlsn',scale=2,channels=8,num_blocks=1,chunk_size=16}"],
     "contrastive": [
         "network={preset='enlcn',scale=2,channels=8,num_blocks=1,num_features=16}",

@@ -84,6 +84,7 @@ def test_settings_change_a_recipe(recipe_file):
         ("training.batch_size=[[0,8],[0,4]]", "batch_size: expected [[0, ...], [a later step"),
         ("training.batch_size=[[0,8],[6,4]]", "batch_size: a change at step 6 never comes in 6 steps"),
         ("training.accumulate=3", "batch_size: 4 patches cannot be computed in 3 equal parts (accumulate)"),
+        ("training.joined_patches=3", "batch_size: 4 patches cannot be computed in 1 equal parts (accumulate) of mult"),
         ("training.warmup_steps=6", "warmup_steps: 6 of 6 steps leave none to train in"),
         ("training.factor=0.3", 'factor: belongs to schedule = "multistep", not to "cosine"'),
         ("training.schedule=multistep", "milestones: expected rising steps below 6, got []"),
@@ -146,3 +147,11 @@ def test_the_documentation_lists_every_key_with_its_default():
         sys.path.pop(0)
     text = (ROOT / "docs" / "training.md").read_text()
     assert text[text.index(BEGIN) : text.index(END)] == BEGIN + table(), "run: python docs/recipe_keys.py"
+
+
+def test_a_key_that_the_network_has_no_attention_for_is_refused(recipe_file):
+    network = "network={preset='pan',scale=2}"
+    for key in ("joined_patches=2", "redraw_every=2", "losses={l1=1.0,contrastive=0.1}"):
+        with pytest.raises(RecipeError, match=f"training.{key[:8]}.*remove it"):
+            read_recipe(recipe_file, [network, f"training.{key}"]).build_network()
+    read_recipe(recipe_file, ["network.operator=none", "training.joined_patches=2"]).build_network()

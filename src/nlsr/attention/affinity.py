@@ -95,6 +95,9 @@ class SharedAttention(nn.Module):
         self.operator = operator
         self.values = nn.Conv2d(channels, channels, 1) if values is None else values
         self.residual_scale, self.input_scale = residual_scale, input_scale
+        self.joined_patches = 1
+        """In training: of so many feature maps of a batch in turn, each position draws on the positions of all. Patches
+        are small: an attention that has seen the positions of one at a time does worse in whole images."""
 
     def forward(
         self,
@@ -108,6 +111,14 @@ class SharedAttention(nn.Module):
 
         Raises: ShapeError if the block owns no operator and gets no affinity, or one of another size.
         """
+        joined = self.joined_patches if self.training else 1
+        whole = rearrange(features, "(b joined) c h w -> b c (joined h) w", joined=joined)
+        refined, affinity = self._refine(whole, affinity, draws, keep)
+        return rearrange(refined, "b c (joined h) w -> (b joined) c h w", joined=joined), affinity
+
+    def _refine(
+        self, features: Float[Tensor, "b c h w"], affinity: Affinity | None, draws: Draws | None, keep: Keep
+    ) -> tuple[Float[Tensor, "b c h w"], Affinity]:
         height, width = features.shape[-2:]
         if affinity is None:
             if self.operator is None:

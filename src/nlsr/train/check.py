@@ -88,9 +88,10 @@ def _batches(recipe: Recipe) -> str:
     lasts = [stage.first for stage in stages[1:]] + [settings.steps]
     patches = sum(stage.batch_size * (last - stage.first) for stage, last in zip(stages, lasts, strict=True))
     parts = f", each in {settings.accumulate} parts" if settings.accumulate > 1 else ""
+    joined = f", {settings.joined_patches} joined for the attention" if settings.joined_patches > 1 else ""
     return (
         "; ".join(_stage(stage, scale, begins=len(stages) > 1) for stage in stages)
-        + f"{parts}; {settings.steps:,} steps, {patches:,} patches"
+        + f"{joined}{parts}; {settings.steps:,} steps, {patches:,} patches"
     )
 
 

@@ -20,11 +20,12 @@ class Course(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, recipe: Recipe, pairs: Pairs, *, rank: int = 0, ranks: int = 1) -> None:
         """Raises: RecipeError if a batch cannot be divided, or no image holds a patch of some stage."""
         self.accumulate, stages = recipe.training.accumulate, recipe.training.stages
+        multiple = ranks * self.accumulate * recipe.training.joined_patches
         for stage in stages:
-            if stage.batch_size % (ranks * self.accumulate):
+            if stage.batch_size % multiple:
                 raise RecipeError(
                     f"training.batch_size: {stage.batch_size} patches cannot be divided into {self.accumulate} parts "
-                    f"on each of {ranks} processes; expected a multiple of {ranks * self.accumulate}"
+                    f"on each of {ranks} processes; expected a multiple of {multiple}"
                 )
         self.firsts = [stage.first for stage in stages]
         shares = range(rank * self.accumulate, (rank + 1) * self.accumulate)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from nlsr.attention import EfficientContrastive
+from nlsr.attention import EfficientContrastive, SharedAttention
 from nlsr.errors import NlsrError, RecipeError
 from nlsr.networks import NETWORKS, PRESETS
 from nlsr.settings import parse_value
@@ -100,6 +100,8 @@ class TrainingSection(Section):
     """Patches per step, of all processes together; or [[first step, patches], ...]."""
     patch_size: Stepwise = 48
     """Side of a low-res training patch, in pixels; or [[first step, side], ...]."""
+    joined_patches: int = Field(1, gt=0)
+    """So many patches of a batch are one set of positions for the attention, as in an image of that size."""
     accumulate: int = Field(1, gt=0)
     """Each batch is computed in so many parts, one after the other, which takes less memory and gives equal weights
     to rounding."""
@@ -200,6 +202,13 @@ class Recipe(Section):
         if any(wanted.values()) and not any(isinstance(one, EfficientContrastive) for one in network.operators()):
             key = next(name for name, value in wanted.items() if value)
             raise RecipeError(f"training.{key}: {self.network.preset} has no attention with random features; remove it")
+        attentions = [module for module in network.modules() if isinstance(module, SharedAttention)]
+        if settings.joined_patches > 1 and not attentions and getattr(config, "operator", None) != "none":
+            raise RecipeError(
+                f"training.joined_patches: {self.network.preset} has no attention between patches; remove it"
+            )
+        for attention in attentions:
+            attention.joined_patches = settings.joined_patches
         return network
 
 
@@ -221,8 +230,12 @@ def _contradictions(settings: TrainingSection) -> Iterator[str]:
             yield f"{name}: expected [[0, ...], [a later step, ...], ...], got first steps {firsts}"
         elif firsts[-1] >= settings.steps:
             yield f"{name}: a change at step {firsts[-1]} never comes in {settings.steps} steps"
-    if whole and (uneven := [s.batch_size for s in settings.stages if s.batch_size % settings.accumulate]):
-        yield f"batch_size: {uneven[0]} patches cannot be computed in {settings.accumulate} equal parts (accumulate)"
+    parts = settings.accumulate * settings.joined_patches
+    if whole and (uneven := [s.batch_size for s in settings.stages if s.batch_size % parts]):
+        yield (
+            f"batch_size: {uneven[0]} patches cannot be computed in {settings.accumulate} equal parts (accumulate) of "
+            f"multiples of {settings.joined_patches} (joined_patches)"
+        )
     if settings.warmup_steps >= settings.steps:
         yield f"warmup_steps: {settings.warmup_steps} of {settings.steps} steps leave none to train in"
     owners = {"final_rate": "cosine", "cycles": "cosine", "milestones": "multistep", "factor": "multistep"}
