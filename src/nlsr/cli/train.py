@@ -1,6 +1,6 @@
 """nlsr train: train a network by a recipe, or say what the recipe would do."""
 
-import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,7 +45,7 @@ def train(
     import torch
 
     from nlsr.cli.training_progress import TrainingProgress, quiet
-    from nlsr.train.data import prepare
+    from nlsr.train.data import default_folder, prepare
     from nlsr.train.devices import Devices, is_main_process
     from nlsr.train.loop import fit
 
@@ -57,9 +57,11 @@ def train(
             [data / name for name in chosen.data.train],
             scale=chosen.network.scale,
             source_scales=chosen.data.source_scales,
-            cache=cache or _cache_folder(),
+            cache=cache or default_folder(),
             report=counter,
         )
+    for line in pairs.left_out:
+        print(f"train: left out: {line}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         path = fit(
@@ -88,7 +90,3 @@ def _check_run(folder: Path, resume: bool) -> None:
         raise UsageError(f"{checkpoint}: no checkpoint to go on from; leave out --resume")
     if not resume and checkpoint.exists():
         raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder with -o")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nlsr"

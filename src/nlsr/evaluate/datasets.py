@@ -83,7 +83,7 @@ class PairFolder:
         high_res = modcrop(to_8_bits(picture.pixels), self.scale)
         if low_res_path:
             low_res = to_8_bits(read(low_res_path[0]).pixels)
-            _check_low_res(low_res, high_res, self.scale, low_res_path[0])
+            check_low_res(low_res, high_res, self.scale, low_res_path[0])
         else:
             low_res = resize(high_res, scale=Fraction(1, self.scale))
         return Pair(path.name, from_8_bits(low_res), from_8_bits(high_res), picture.grey)
@@ -167,7 +167,7 @@ _PUBLISHED_NAME = re.compile(
 )
 
 
-def _check_low_res(low_res: Tensor, high_res: Tensor, scale: int, path: Path) -> None:
+def check_low_res(low_res: Tensor, high_res: Tensor, scale: int, path: Path) -> None:
     height, width = (side // scale for side in high_res.shape[-2:])
     if low_res.shape[-2:] != (height, width):
         got_height, got_width = low_res.shape[-2:]

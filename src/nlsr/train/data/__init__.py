@@ -2,8 +2,20 @@
 
 from nlsr.train.data.augment import flip_and_turn
 from nlsr.train.data.batches import Batches
+from nlsr.train.data.cache import default_folder
 from nlsr.train.data.degradation import DegradationSection, degrade
-from nlsr.train.data.pairs import Pairs
+from nlsr.train.data.pairs import Entry, Facts, Pairs
 from nlsr.train.data.prepare import Report, prepare
 
-__all__ = ["Batches", "DegradationSection", "Pairs", "Report", "degrade", "flip_and_turn", "prepare"]
+__all__ = [
+    "Batches",
+    "DegradationSection",
+    "Entry",
+    "Facts",
+    "Pairs",
+    "Report",
+    "default_folder",
+    "degrade",
+    "flip_and_turn",
+    "prepare",
+]

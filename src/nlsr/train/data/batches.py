@@ -3,6 +3,8 @@
 Because a batch depends on nothing else, a resumed run sees exactly what an uninterrupted one sees.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -41,7 +43,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
             degradation: how low-res patches are made; by default those of the pairs are taken.
         Raises: RecipeError if no image is large enough or the batch cannot be divided by the ranks.
         """
-        usable = [i for i, low in enumerate(pairs.low) if min(low.shape[1:]) >= patch_size]
+        sizes = pairs.sizes
+        usable = [i for i, size in enumerate(sizes) if min(size) >= patch_size]
         if not usable:
             raise RecipeError(
                 f"no training image holds a patch of {patch_size}x{patch_size} low-res pixels "
@@ -52,7 +55,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         self.pairs, self.usable, self.degradation = pairs, usable, degradation
         self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
         self.mine = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
-        areas = np.array([pairs.low[i].shape[1] * pairs.low[i].shape[2] for i in usable], dtype=np.float64)
+        areas = np.array([math.prod(sizes[i]) for i in usable], dtype=np.float64)
         self.chances = areas / areas.sum()
 
     def __getitem__(self, step: int) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 sh sw"]]:
@@ -67,7 +70,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         return low, high
 
     def _crop(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-        low, high = self.pairs.low[index], self.pairs.high[index]
+        low, high = self.pairs[index]
         size, scale = self.patch_size, self.pairs.scale
         top, left = (int(p * (side - size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
         if self.degradation is not None and draw.random() >= self.degradation.clean:

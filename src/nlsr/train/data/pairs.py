@@ -1,31 +1,86 @@
-"""Images and their low-res versions, mapped from one file."""
+"""Images and their low-res versions, in files of the cache that are mapped, not read. Knows nothing of folders."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import UInt8
+from safetensors import safe_open
 from torch import Tensor
 
+MAPPED = 4096
+"""Files that are mapped at a time: a process may map some 65,000."""
 
-class Pairs:
-    """High-res images, each with its low-res version, as uint8 tensors mapped from one file."""
 
-    def __init__(self, path: Path, shapes: list[tuple[int, int]], scale: int) -> None:
-        self.path, self.shapes, self.scale = path, shapes, scale
-        self.high: list[UInt8[Tensor, "3 _h _w"]] = []
-        self.low: list[UInt8[Tensor, "3 _h _w"]] = []
-        content = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c"))
-        start = 0
-        for height, width in shapes:
-            for images, h, w in ((self.high, height, width), (self.low, height // scale, width // scale)):
-                images.append(content[start : start + 3 * h * w].view(3, h, w))
-                start += 3 * h * w
+@dataclass(frozen=True)
+class Facts:
+    """What a high-res file holds.
+
+    Args:
+        depth: bits per sample, as in `Picture`.
+        alpha: it has transparency, which training leaves out.
+        quality: of a JPEG, estimated.
+        sha256: of the file.
+    """
+
+    height: int
+    width: int
+    depth: int
+    grey: bool
+    alpha: bool
+    quality: int | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image in the cache.
+
+    Args:
+        path: of the image. file: of the cache.
+        sizes: height and width of its low-res images; none if it is too small to have one.
+    """
+
+    path: Path
+    file: Path
+    facts: Facts
+    sizes: tuple[tuple[int, int], ...]
+
+
+class Pairs(Sequence[tuple[Tensor, Tensor]]):
+    """Low-res and high-res uint8 images; the sides of the second are `scale` times those of the first.
+
+    Args:
+        entries: in the order of training; each image is there once per size.
+        left_out: files that cannot be used, each with the reason, one line each.
+    """
+
+    def __init__(self, entries: Sequence[Entry], scale: int, left_out: Sequence[str] = ()) -> None:
+        self.entries, self.scale, self.left_out = entries, scale, left_out
+        self._places = [(entry, number) for entry in entries for number in range(len(entry.sizes))]
+        self._images = lru_cache(MAPPED)(lambda file: opened(file)[0])
 
     def __len__(self) -> int:
-        return len(self.high)
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 _h _w"], UInt8[Tensor, "3 _sh _sw"]]:  # type: ignore[override]
+        entry, number = self._places[index]
+        images = self._images(entry.file)
+        return images[f"low{number}"], images[f"high{number}"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process maps the file itself; the images are not sent."""
-        return Pairs, (self.path, self.shapes, self.scale)
+        """Another process maps the files itself; the images are not sent."""
+        return Pairs, (self.entries, self.scale, self.left_out)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each low-res image."""
+        return [entry.sizes[number] for entry, number in self._places]
+
+
+def opened(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, mapped, and its metadata. The system reads what is looked at."""
+    with safe_open(file, "pt") as content:
+        return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118

@@ -1,89 +1,132 @@
-"""From folders of images to pairs: decoded once, kept in a cache."""
+"""From folders of images to pairs: every image decoded once, into a cache of one file per image."""
 
-import hashlib
-import json
+import contextlib
 import os
-import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-
-from nlsr.errors import ImageError, RecipeError
-from nlsr.images import ENDINGS, read, resize
-from nlsr.train.data.pairs import Pairs
+from nlsr.errors import ImageError, NlsrError, RecipeError, UsageError
+from nlsr.evaluate import PairFolder
+from nlsr.images import READ_ENDINGS, is_unfinished, one_line
+from nlsr.train.data.cache import entry_of
+from nlsr.train.data.pairs import Entry, Pairs
+from nlsr.upscale.batch.sources import find
 
 Report = Callable[[int, int], None]
 """Called with the number of images done and the number of all."""
 
+MOST_DECODERS = 8
+"""Each holds an image in several copies."""
+
+FORGOTTEN = 3600
+"""Seconds after which a half-written file is one that a killed process left behind."""
+
 
 def prepare(
-    folders: list[Path], *, scale: int, source_scales: list[float], cache: Path, report: Report | None = None
+    folders: Sequence[Path],
+    *,
+    scale: int,
+    cache: Path,
+    source_scales: Sequence[float] = (1.0,),
+    low_res: Sequence[Path] | None = None,
+    report: Report | None = None,
 ) -> Pairs:
-    """Decode all images of some folders, or take them from the cache if nothing changed.
+    """Decode all images of some folders, or take from the cache what did not change since.
 
     Each image is used at each of `source_scales`, cropped to a multiple of the scale; low-res images are made by
-    MATLAB-exact bicubic resizing of 8-bit values.
+    MATLAB-exact bicubic resizing of 8-bit values. Grey images are repeated to RGB, deeper ones rounded to 8 bits,
+    and what is transparent gets the colours around it. What is in the cache is checked, and made again if damaged.
+    Interrupted at any moment, the same call goes on where it was.
 
-    Raises: RecipeError if a folder is missing or holds no image, ImageError for an unreadable image or a full disk.
+    Args:
+        folders: searched with all below them.
+        low_res: for each folder one of low-res images, called as published sets call them; then images are taken
+            from the folders themselves and not from below, and used at their own size.
+    Returns: the images in the order of their names, folder by folder, and what was left out.
+    Raises: RecipeError if a folder is missing or holds no image that can be used, and for low-res folders that do
+        not fit the other arguments; ImageError if the cache cannot be written.
     """
-    files = [file for folder in folders for file in _images(folder)]
-    key = json.dumps(
-        [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files] + [scale, source_scales]
-    )
-    name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    index, content = cache / f"{name}.json", cache / f"{name}.bin"
-    if not index.exists():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            _write(files, scale, source_scales, index, content, report)
-        except OSError as error:
-            raise ImageError(f"{cache}: the decoded training images cannot be written ({error.strerror})") from error
-    return Pairs(content, [tuple(shape) for shape in json.loads(index.read_text())], scale)
+    if low_res is not None and (len(low_res) != len(folders) or list(source_scales) != [1.0]):
+        raise RecipeError("low-res folders: expected one for each folder of training images, and no source_scales")
+    files: list[list[Path]] = []
+    left_out: list[str] = []
+    for number, folder in enumerate(folders):
+        if low_res is None:
+            files += [[path] for path in _images(folder)]
+        else:
+            _pair_up(folder, low_res[number], scale, files, left_out)
+    entries = _entries(files, scale, source_scales, cache / "pairs", left_out, report)
+    if not entries:
+        raise RecipeError(f"none of the {len(left_out)} training images can be used; the first: {left_out[0]}")
+    return Pairs(entries, scale, left_out)
 
 
 def _images(folder: Path) -> list[Path]:
+    _check_folder(folder, "training")
+    try:
+        return [source.path for source in find([folder]).sources]
+    except UsageError as error:
+        endings = " ".join(READ_ENDINGS)
+        raise RecipeError(f"{one_line(folder)}: expected training images ({endings}), found none") from error
+
+
+def _pair_up(folder: Path, low_res: Path, scale: int, files: list[list[Path]], left_out: list[str]) -> None:
+    _check_folder(folder, "training")
+    _check_folder(low_res, "low-res")
+    found = PairFolder(folder, scale=scale, low_res=low_res)
+    for index in range(len(found)):
+        try:
+            files.append(found.files(index))
+        except ImageError as error:
+            left_out.append(str(error))
+
+
+def _check_folder(folder: Path, kind: str) -> None:
     if not folder.is_dir():
         raise RecipeError(
-            f"{folder}: expected a folder of training images, found none; --data names the folder above it"
+            f"{one_line(folder)}: expected a folder of {kind} images, found none; check its name and where it should be"
         )
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    if not found:
-        raise RecipeError(f"{folder}: expected training images ({', '.join(sorted(ENDINGS))}), found none")
-    return found
 
 
-def _write(
-    files: list[Path], scale: int, source_scales: list[float], index: Path, content: Path, report: Report | None
-) -> None:
-    """The index is written last, so that it exists only beside complete content."""
-    shapes: list[tuple[int, int]] = []
-    with tempfile.NamedTemporaryFile(dir=content.parent, suffix=".part", delete=False) as out:
-        try:
-            for done, file in enumerate(files):
-                if report:
-                    report(done, len(files))
-                for high in _sizes(file, source_scales, scale):
-                    shapes.append((high.shape[1], high.shape[2]))
-                    out.write(high.numpy().tobytes())
-                    out.write(resize(high, scale=1 / scale).numpy().tobytes())
+def _entries(
+    files: list[list[Path]],
+    scale: int,
+    source_scales: Sequence[float],
+    cache: Path,
+    left_out: list[str],
+    report: Report | None,
+) -> list[Entry]:
+    entries: list[Entry] = []
+    pool = ThreadPoolExecutor(min(MOST_DECODERS, os.cpu_count() or 1))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _clean(cache)
+        made = [pool.submit(entry_of, one, scale=scale, source_scales=source_scales, folder=cache) for one in files]
+        for done, future in enumerate(made):
             if report:
-                report(len(files), len(files))
-            out.close()
-            os.replace(out.name, content)
-        except BaseException:
-            os.unlink(out.name)
-            raise
-    index.with_suffix(".json.part").write_text(json.dumps(shapes))
-    os.replace(index.with_suffix(".json.part"), index)
+                report(done, len(files))
+            try:
+                entries.append(future.result())
+            except NlsrError as error:
+                left_out.append(str(error))
+        if report:
+            report(len(files), len(files))
+    except OSError as error:  # reading raises none
+        raise ImageError(
+            f"{one_line(cache)}: the decoded images cannot be written ({error.strerror}); {len(entries)} of "
+            f"{len(files)} are there and stay; free some space or choose another folder with --cache, then repeat "
+            "the command"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return entries
 
 
-def _sizes(file: Path, source_scales: list[float], scale: int) -> Iterable[UInt8[Tensor, "3 _h _w"]]:
-    source = read(file).pixels[0].mul(255).round().to(torch.uint8)
-    for source_scale in source_scales:
-        high = source if source_scale == 1 else resize(source, scale=source_scale)
-        height, width = (side // scale * scale for side in high.shape[1:])
-        if height and width:
-            yield high[:, :height, :width].contiguous()
+def _clean(cache: Path) -> None:
+    """Remove what killed processes left half written."""
+    with contextlib.suppress(OSError), os.scandir(cache) as found:
+        for file in found:
+            if is_unfinished(file.name) and file.stat().st_mtime < time.time() - FORGOTTEN:
+                os.unlink(file)
