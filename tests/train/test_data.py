@@ -5,7 +5,7 @@ import torch
 
 from nlsr.errors import RecipeError
 from nlsr.images import resize
-from nlsr.train.data import Batches, flip_and_turn, prepare
+from nlsr.train.data import Batches, prepare
 
 
 def pairs(data, tmp_path, scale=2, source_scales=(1.0,), report=None):
@@ -56,13 +56,6 @@ def test_ranks_share_one_batch(data, tmp_path):
     parts = [batches(prepared, rank=rank, ranks=2)[3] for rank in range(2)]
     for i in range(2):
         assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
-
-
-def test_the_eight_flips_and_turns_are_different():
-    image = torch.arange(6).view(1, 2, 3)
-    turned = [flip_and_turn(image, which).tolist() for which in range(8)]
-    assert len({str(one) for one in turned}) == 8
-    assert turned[0] == image.tolist()
 
 
 def test_images_smaller_than_the_patch_are_left_out_and_none_left_is_an_error(data, tmp_path):

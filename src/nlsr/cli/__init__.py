@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli import benchmark, evaluate, explain, train, upscale, weights
+from nlsr.cli import benchmark, data, evaluate, explain, train, upscale, weights
 from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 
 CommandError = typer.BadParameter.__mro__[2]
@@ -24,6 +24,7 @@ app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
 app.command("train")(train.train)
+app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 app.add_typer(benchmark.app, name="benchmark")
 

@@ -57,6 +57,7 @@ def train(
             [data / name for name in chosen.data.train],
             scale=chosen.network.scale,
             source_scales=chosen.data.source_scales,
+            low_res=None if chosen.data.low_res is None else [data / name for name in chosen.data.low_res],
             cache=cache or default_folder(),
             report=counter,
         )

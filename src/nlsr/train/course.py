@@ -46,6 +46,7 @@ def _batches(recipe: Recipe, pairs: Pairs, stage: Stage, share: int, shares: int
         batch_size=stage.batch_size,
         seed=recipe.seed,
         degradation=recipe.data.degradation,
+        augmentation=recipe.data.augmentation,
         rank=share,
         ranks=shares,
     )

@@ -81,8 +81,7 @@ class Training(lightning.LightningModule):
             course,
             batch_size=None,
             sampler=numbers,
-            # Degrading takes a tenth of a step, so it is done beside it; batches are the same in any process.
-            num_workers=0 if self.recipe.data.degradation is None else 1,
+            num_workers=self.recipe.data.num_workers,
             worker_init_fn=_deaf,
         )
 

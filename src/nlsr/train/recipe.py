@@ -12,7 +12,7 @@ from nlsr.attention import EfficientContrastive, SharedAttention
 from nlsr.errors import NlsrError, RecipeError
 from nlsr.networks import NETWORKS, PRESETS
 from nlsr.settings import parse_value
-from nlsr.train.data.degradation.settings import DegradationSection
+from nlsr.train.data import AugmentationSection, DegradationSection
 from nlsr.train.section import Positive, Section
 
 CHECKPOINT = "last.ckpt"
@@ -48,6 +48,26 @@ class DataSection(Section):
     """Each source image is used at each of these sizes; shrinking removes JPEG artefacts and adds fine detail."""
     degradation: DegradationSection | None = None
     """With this section, low-res patches are made as photographs are; without it by plain bicubic shrinking."""
+    augmentation: AugmentationSection = AugmentationSection()
+    """How patches are varied."""
+    low_res: list[str] | None = None
+    """For each folder of `train` one of low-res images that someone else made; by default they are made here."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataSection":
+        if self.low_res is not None:
+            if len(self.low_res) != len(self.train):
+                raise ValueError(f"low_res: expected {len(self.train)} folders as in train, got {len(self.low_res)}")
+            if self.source_scales != [1.0] or self.augmentation.zoom or self.degradation:
+                raise ValueError("low_res: given low-res images need source_scales = [1.0], no zoom and no degradation")
+        if self.augmentation.cut_clean and self.degradation is None:
+            raise ValueError("augmentation.cut_clean needs the section data.degradation")
+        return self
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that make batches beside the training: making low-res patches takes a tenth of a step or more."""
+        return 0 if self.degradation is None and self.augmentation.zoom is None else 1
 
 
 class LossesSection(Section):

@@ -1,13 +1,15 @@
 """Training data: images decoded once into a memory-mapped cache, and the batches that are cut from them."""
 
-from nlsr.train.data.augment import flip_and_turn
+from nlsr.train.data.augment import AugmentationSection, flip_and_turn
 from nlsr.train.data.batches import Batches
 from nlsr.train.data.cache import default_folder
 from nlsr.train.data.degradation import DegradationSection, degrade
 from nlsr.train.data.pairs import Entry, Facts, Pairs
 from nlsr.train.data.prepare import Report, prepare
+from nlsr.train.data.summary import summary, table
 
 __all__ = [
+    "AugmentationSection",
     "Batches",
     "DegradationSection",
     "Entry",
@@ -18,4 +20,6 @@ __all__ = [
     "degrade",
     "flip_and_turn",
     "prepare",
+    "summary",
+    "table",
 ]

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nlsr.errors import RecipeError
-from nlsr.train.data.augment import flip_and_turn
+from nlsr.images import resize
+from nlsr.train.data.augment import AugmentationSection, flip_and_turn, paste, random_rectangle
 from nlsr.train.data.degradation import DegradationSection, degrade
 from nlsr.train.data.degradation.operations import mirrored
 from nlsr.train.data.pairs import Pairs
@@ -20,9 +21,11 @@ from nlsr.train.data.pairs import Pairs
 CONTEXT = 8
 """Low-res pixels around a patch that are degraded with it and then cut off, so that its borders are no borders."""
 
+PLAIN = AugmentationSection()
+
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """The batch of each step: aligned random crops, each in one of eight flips and turns, as float in [0, 1].
+    """The batch of each step: aligned random crops, degraded and augmented as the recipe says, as float in [0, 1].
 
     An image is drawn in proportion to its pixels. In a distributed run each rank takes its part of the same batch.
     """
@@ -35,12 +38,14 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         batch_size: int,
         seed: int,
         degradation: DegradationSection | None = None,
+        augmentation: AugmentationSection = PLAIN,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         """
         Args:
             degradation: how low-res patches are made; by default those of the pairs are taken.
+            augmentation: how patches are varied; by default flipped and turned.
         Raises: RecipeError if no image is large enough or the batch cannot be divided by the ranks.
         """
         sizes = pairs.sizes
@@ -52,7 +57,8 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
             )
         if batch_size % ranks:
             raise RecipeError(f"training.batch_size: expected a multiple of the {ranks} processes, got {batch_size}")
-        self.pairs, self.usable, self.degradation = pairs, usable, degradation
+        self.pairs, self.usable = pairs, usable
+        self.degradation, self.augmentation = degradation, augmentation
         self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
         self.mine = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         areas = np.array([math.prod(sizes[i]) for i in usable], dtype=np.float64)
@@ -62,36 +68,75 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         draw = np.random.default_rng([self.seed, step])
         images = draw.choice(self.usable, self.batch_size, p=self.chances)
         places, turns = draw.random((self.batch_size, 2)), draw.integers(8, size=self.batch_size)
-        crops = [
-            self._crop(int(images[i]), places[i], int(turns[i]), np.random.default_rng([self.seed, step, 1 + i]))
+        patches = [
+            self._patch(int(images[i]), places[i], int(turns[i]), np.random.default_rng([self.seed, step, 1 + i]))
             for i in range(self.batch_size)[self.mine]
         ]
-        low, high = (torch.stack(part).float().div_(255) for part in zip(*crops, strict=True))
+        low, high = (torch.stack(part).float().div_(255) for part in zip(*patches, strict=True))
         return low, high
 
-    def _crop(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _patch(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Low-res and high-res, augmented; what is not said by the first arguments comes from `draw`."""
+        settings = self.augmentation
+        low, high = self._cut(index, place, turn, draw)
+        if settings.cut_mix and draw.random() < settings.cut_mix:
+            other = int(draw.choice(self.usable, p=self.chances))
+            others = self._cut(other, draw.random(2), int(draw.integers(8)), draw)
+            rectangle = random_rectangle(self.patch_size, draw)
+            low, high = paste(low, others[0], rectangle), paste(high, others[1], rectangle, self.pairs.scale)
+        if settings.permute_colours and draw.random() < settings.permute_colours:
+            channels = draw.permutation(3)
+            low, high = low[channels], high[channels]
+        return low, high
+
+    def _cut(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """A patch of one image, degraded or plain, flipped and turned."""
         low, high = self.pairs[index]
         size, scale = self.patch_size, self.pairs.scale
         top, left = (int(p * (side - size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
-        if self.degradation is not None and draw.random() >= self.degradation.clean:
-            low = self._degraded(high, top, left, self.degradation, draw)
-        else:
+        degradation = self.degradation
+        if degradation is not None and draw.random() < degradation.clean:
+            degradation = None
+        if degradation is None and self.augmentation.zoom is None:
             low = low[:, top : top + size, left : left + size]
-        high = high[:, top * scale : (top + size) * scale, left * scale : (left + size) * scale]
-        return flip_and_turn(low, turn), flip_and_turn(high, turn)
+            high = high[:, top * scale : (top + size) * scale, left * scale : (left + size) * scale]
+        else:
+            low, high = self._made(high, top, left, degradation, draw)
+        if self.augmentation.flips_and_turns:
+            low, high = flip_and_turn(low, turn), flip_and_turn(high, turn)
+        return low, high
 
-    def _degraded(
-        self, high: Tensor, top: int, left: int, settings: DegradationSection, draw: np.random.Generator
-    ) -> Tensor:
-        """The patch at (top, left), cut out of a larger one that was degraded.
+    def _made(
+        self, high: Tensor, top: int, left: int, degradation: DegradationSection | None, draw: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The patch at (top, left) with a low-res version of its own, both cut out of larger ones.
 
-        It lies a little off the middle of that one, as the blocks of JPEG begin anywhere in a patch.
+        It lies a little off the middle of those, as the blocks of JPEG begin anywhere in a patch.
         """
-        size, scale = self.patch_size, self.pairs.scale
-        before = draw.integers(CONTEXT - 4, CONTEXT + 4, size=2)
-        rows, columns = (
-            mirrored((start - int(b)) * scale, (start - int(b) + size + 2 * CONTEXT) * scale, side)
-            for start, b, side in zip((top, left), before, high.shape[1:], strict=True)
-        )
-        low = degrade(high[:, rows[:, None], columns], scale=scale, settings=settings, draw=draw)
-        return low[:, before[0] : before[0] + size, before[1] : before[1] + size]
+        size, scale, settings = self.patch_size, self.pairs.scale, self.augmentation
+        before = [int(pixels) for pixels in draw.integers(CONTEXT - 4, CONTEXT + 4, size=2)]
+        zoom = 1.0 if settings.zoom is None else draw.uniform(*settings.zoom)
+        around = _around(high, (top - before[0], left - before[1]), size + 2 * CONTEXT, scale, zoom)
+        if degradation is None:
+            low = resize(around, scale=1 / scale)
+        else:
+            low = degrade(around, scale=scale, settings=degradation, draw=draw)
+            if settings.cut_clean and draw.random() < settings.cut_clean:
+                images = [low, resize(around, scale=1 / scale)]
+                one, other = images if draw.random() < 0.5 else reversed(images)
+                low = paste(one, other, random_rectangle(size + 2 * CONTEXT, draw))
+        low = low[:, before[0] : before[0] + size, before[1] : before[1] + size]
+        top, left = (scale * start for start in before)
+        return low, around[:, top : top + scale * size, left : left + scale * size]
+
+
+def _around(image: Tensor, corner: tuple[int, int], size: int, scale: int, zoom: float) -> Tensor:
+    """A square of `size` low-res pixels at a corner, in high-res; shrunk by `zoom` it shows more around its middle.
+
+    The image is continued by its mirror image.
+    """
+    side = max(1, round(size * scale / zoom))
+    starts = [start * scale + (size * scale - side) // 2 for start in corner]
+    rows, columns = (mirrored(start, start + side, end) for start, end in zip(starts, image.shape[1:], strict=True))
+    found = image[:, rows[:, None], columns]
+    return found if side == size * scale else resize(found, size=(size * scale, size * scale))

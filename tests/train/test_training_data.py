@@ -1,0 +1,22 @@
+"""Training degrades and augments as the recipe says."""
+
+import pytest
+
+from nlsr.train.data import prepare
+from nlsr.train.loop import fit
+from nlsr.train.recipe import read_recipe
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore::UserWarning")  # Lightning's
+@pytest.mark.parametrize(
+    ("setting", "function"), [("degradation.blur=0.5", "degrade"), ("augmentation.cut_mix=1.0", "paste")]
+)
+def test_training_uses_the_sections_of_the_recipe(tmp_path, data, recipe_file, monkeypatch, setting, function):
+    def called(*_, **__):
+        raise ZeroDivisionError(function)
+
+    monkeypatch.setattr(f"nlsr.train.data.batches.{function}", called)
+    recipe = read_recipe(recipe_file, [f"data.{setting}", "training.steps=1"])
+    pairs = prepare([data / "train"], scale=2, cache=tmp_path / "cache")
+    with pytest.raises(ZeroDivisionError, match=function):
+        fit(recipe, pairs, data / "valid", tmp_path, resume=False)
