@@ -76,13 +76,13 @@ def test_a_corrupt_image_is_named_and_the_others_are_prepared(prepare, folder):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nowhere"], 1, "data: nowhere: expected a folder of training images, found none"),
-        (["."], 1, "data: .: expected training images (.png"),
-        (["small"], 1, "data: no image holds a patch of 8x8 low-res pixels; use a smaller --patch-size"),
+        (["nowhere"], 2, "data: nowhere: expected a folder of training images, found none"),
+        (["."], 2, "data: .: expected training images (.png"),
+        (["small"], 2, "data: no image holds a patch of 8x8 low-res pixels; use a smaller --patch-size"),
         (["small", "--source-scales", "1,x"], 2, "expected positive numbers with commas, like 1,0.5, got 1,x"),
         (["small", "--source-scales", "0"], 2, "expected positive numbers with commas"),
-        (["small", "--low-res", "a", "--low-res", "b"], 1, "low-res folders: expected one for each folder"),
-        (["small", "--low-res", "a"], 1, "data: a: expected a folder of low-res images, found none"),
+        (["small", "--low-res", "a", "--low-res", "b"], 2, "low-res folders: expected one for each folder"),
+        (["small", "--low-res", "a"], 2, "data: a: expected a folder of low-res images, found none"),
     ],
 )
 def test_wrong_input_is_one_line(prepare, tmp_path, monkeypatch, words, code, message):

@@ -21,6 +21,7 @@ def test_a_recipe_is_explained(recipe_file, data, tmp_path):
     assert network.startswith(f"lcoan-light x2: {parameters:,} parameters, ")
     assert told(text, "train") == [f"{data / 'train'}: 3 images"]
     assert told(text, "validation") == [f"{data / 'valid'}: 2 images"]
+    assert told(text, "patches") == ["bicubic low-res, flipped and turned"]
     assert told(text, "loss") == ["l1"]
     assert told(text, "batches") == ["4 patches of 12x12 (24x24 high-res); 6 steps, 24 patches"]
     assert told(text, "schedule") == ["in 2 steps to 0.001, then along a cosine to 0"]
@@ -45,6 +46,27 @@ def test_what_changes_is_said(recipe_file, data, tmp_path):
     assert told(text, "train") == [f"{data / 'nowhere'}: missing; --data names the folder above it"]
     assert told(text, "start") == ["missing.safetensors: missing"]
     assert told(text, "run") == [f"{tmp_path / 'run'}: holds a run; go on with --resume"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            ["data.degradation.clean=0.2", "data.augmentation.cut_clean=0.3", "data.augmentation.cut_mix=0.1"],
+            "80% degraded, the others bicubic, flipped and turned, 10% with a rectangle of another, "
+            "30% of the degraded with a plain rectangle",
+        ),
+        (
+            ["data.source_scales=[1,0.5]", "data.augmentation={flips_and_turns=false,zoom=[0.5,1],permute_colours=1}"],
+            "bicubic low-res, images at sizes 1, 0.5, zoomed 0.5 to 1, 100% with colours permuted",
+        ),
+        (["data.low_res=['train']"], "low-res as given, flipped and turned"),
+    ],
+)
+def test_what_is_done_to_patches_is_said(recipe_file, data, tmp_path, settings, expected):
+    text = explain(read_recipe(recipe_file, settings), data=data, folder=tmp_path / "run")
+    assert told(text, "patches") == [expected]
+    assert told(text, "low-res") == ([f"{data / 'train'}: 3 images"] if "low_res" in settings[0] else [])
 
 
 def test_a_published_recipe_is_explained_without_its_data(nlsr):

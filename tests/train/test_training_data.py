@@ -1,5 +1,7 @@
 """Training degrades and augments as the recipe says."""
 
+import multiprocessing
+
 import pytest
 
 from nlsr.train.data import prepare
@@ -16,7 +18,8 @@ def test_training_uses_the_sections_of_the_recipe(tmp_path, data, recipe_file, m
         raise ZeroDivisionError(function)
 
     monkeypatch.setattr(f"nlsr.train.data.batches.{function}", called)
-    recipe = read_recipe(recipe_file, [f"data.{setting}", "training.steps=1"])
+    recipe = read_recipe(recipe_file, [f"data.{setting}"])
     pairs = prepare([data / "train"], scale=2, cache=tmp_path / "cache")
     with pytest.raises(ZeroDivisionError, match=function):
         fit(recipe, pairs, data / "valid", tmp_path, resume=False)
+    assert multiprocessing.active_children() == []  # or this process would wait for them for ever

@@ -11,7 +11,7 @@ from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.networks import count_multiply_adds
 from nlsr.errors import NlsrError
 from nlsr.images import ENDINGS
-from nlsr.train.recipe import CHECKPOINT, LossesSection, Recipe, Stage, TrainingSection
+from nlsr.train.recipe import CHECKPOINT, DataSection, LossesSection, Recipe, Stage, TrainingSection
 from nlsr.weights import load
 
 CHEAP = 1e11
@@ -64,9 +64,11 @@ def _model(model: str) -> str:
 
 
 def _data(recipe: Recipe, data: Path) -> Lines:
-    for label, names in (("train", recipe.data.train), ("validation", [recipe.data.validation])):
-        for name in names:
+    folders = recipe.data
+    for label, names in (("train", folders.train), ("low-res", folders.low_res), ("validation", [folders.validation])):
+        for name in names or ():
             yield label, f"{data / name}: {_images(data / name)}"
+    yield "patches", ", ".join(_patches(folders))
 
 
 def _images(folder: Path) -> str:
@@ -74,6 +76,28 @@ def _images(folder: Path) -> str:
         return "missing; --data names the folder above it"
     count = sum(path.suffix.lower() in ENDINGS for path in folder.rglob("*"))
     return f"{count} images" if count else "no image in it"
+
+
+def _patches(data: DataSection) -> Iterator[str]:
+    """How low-res patches come about and how pairs are varied."""
+    low_res, varied = data.degradation, data.augmentation
+    if low_res is None:
+        yield "low-res as given" if data.low_res else "bicubic low-res"
+    else:
+        yield f"{1 - low_res.clean:.0%} degraded, the others bicubic"
+    if data.source_scales != [1.0]:
+        yield f"images at sizes {', '.join(f'{size:g}' for size in data.source_scales)}"
+    if varied.flips_and_turns:
+        yield "flipped and turned"
+    if varied.zoom:
+        yield "zoomed {:g} to {:g}".format(*varied.zoom)
+    for share, words in (
+        (varied.permute_colours, "with colours permuted"),
+        (varied.cut_mix, "with a rectangle of another"),
+        (varied.cut_clean, "of the degraded with a plain rectangle"),
+    ):
+        if share:
+            yield f"{share:.0%} {words}"
 
 
 def _losses(losses: LossesSection) -> str:

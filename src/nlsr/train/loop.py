@@ -76,12 +76,15 @@ class Training(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Any]:
         settings = self.recipe.training
         course = Course(self.recipe, self.pairs, rank=self.global_rank, ranks=self.trainer.world_size)
+        num_workers = self.recipe.data.num_workers
         numbers = Numbers(self.global_step * settings.accumulate, settings.steps * settings.accumulate)
         return DataLoader(
             course,
             batch_size=None,
             sampler=numbers,
-            num_workers=self.recipe.data.num_workers,
+            num_workers=num_workers,
+            # Only such workers does Lightning end when training fails; others, deaf as they are, would live on.
+            persistent_workers=num_workers > 0,
             worker_init_fn=_deaf,
         )
 

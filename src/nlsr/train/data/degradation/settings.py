@@ -37,6 +37,7 @@ class DegradationSection(Section):
     plateau: Share = 0.1
     """Share of blurs that are 1 / (1 + distance ** power), whose power is drawn from `plateau_power`."""
     plateau_power: Range = (1.0, 2.0)
+    """The larger, the steeper the sides."""
     ringing: Share = 0.15
     """Probability of a sinc filter at the end, which rings at edges as sharpened pictures do."""
     ringing_cutoff: Range = (0.6, 1.0)
@@ -63,6 +64,7 @@ class DegradationSection(Section):
     jpeg: Share = 0.85
     """Probability of JPEG compression, in each run of the chain."""
     jpeg_quality: Annotated[tuple[int, int], AfterValidator(_qualities)] = (50, 95)
+    """Whole numbers from 1 to 100, as libjpeg counts."""
     full_colour: Share = 0.25
     """Share of JPEGs whose colours have the resolution of their luma (4:4:4); the others have half (4:2:0)."""
 
