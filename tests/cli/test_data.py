@@ -30,7 +30,7 @@ def prepare(nlsr, tmp_path):
     )
 
 
-def test_a_folder_is_described(prepare, folder):
+def test_a_folder_is_described(prepare, folder, tmp_path):
     code, out, err = prepare(folder)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -40,6 +40,8 @@ def test_a_folder_is_described(prepare, folder):
         *("lowest", "80,", "median", "80,", "1", "files"),
     ]
     assert "4 pairs of 4 images at x2" in lines
+    size = sum(file.stat().st_size for file in (tmp_path / "cache" / "pairs").iterdir())
+    assert f"kept in {tmp_path}/cache/pairs, {size / 1e6:.1f} MB" in lines
     assert f"too small for a patch of 8x8 low-res pixels: {folder}/d-small.png" in lines
     assert f"equal files: {folder}/a.png, {folder}/b-like-a.png" in lines
 

@@ -1,10 +1,11 @@
 """Training degrades and augments as the recipe says."""
 
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
-from nlsr.train.data import prepare
+from nlsr.train.data import DegradationSection, prepare
 from nlsr.train.loop import fit
 from nlsr.train.recipe import read_recipe
 
@@ -23,3 +24,13 @@ def test_training_uses_the_sections_of_the_recipe(tmp_path, data, recipe_file, m
     with pytest.raises(ZeroDivisionError, match=function):
         fit(recipe, pairs, data / "valid", tmp_path, resume=False)
     assert multiprocessing.active_children() == []  # or this process would wait for them for ever
+
+
+def test_the_sections_in_the_documentation_are_right(recipe_file):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    sections = text.split("```toml\n")[1].split("```")[0]
+    before, after = recipe_file.read_text().split("[data]")
+    recipe_file.write_text(before + sections + "[training]" + after.split("[training]")[1])
+    data = read_recipe(recipe_file).data
+    assert data.augmentation.zoom == (0.5, 1.0)
+    assert data.degradation == DegradationSection()

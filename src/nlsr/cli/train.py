@@ -61,7 +61,7 @@ def train(
             cache=cache or default_folder(),
             report=counter,
         )
-    for line in pairs.left_out:
+    for line in pairs.left_out if is_main_process() else ():
         print(f"train: left out: {line}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,6 +1,7 @@
 """Training recipes: TOML files read into checked models. A wrong key is named with the nearest right one."""
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from nlsr.train.section import Positive, Section
 
 CHECKPOINT = "last.ckpt"
 """In the folder of a run."""
+
+
+MOST_LOADERS = 8
+"""Each makes some 25 degraded batches of eight patches of 32x32 in a second."""
 
 
 class NetworkSection(BaseModel):
@@ -66,8 +71,13 @@ class DataSection(Section):
 
     @property
     def num_workers(self) -> int:
-        """Processes that make batches beside the training: making low-res patches takes a tenth of a step or more."""
-        return 0 if self.degradation is None and self.augmentation.zoom is None else 1
+        """Processes that make batches beside the training: making low-res patches takes a tenth of a step or more.
+
+        Batches are the same whatever their number.
+        """
+        if self.degradation is None and self.augmentation.zoom is None:
+            return 0
+        return min(MOST_LOADERS, max(1, (os.cpu_count() or 1) // 2))
 
 
 class LossesSection(Section):

@@ -27,6 +27,8 @@ def summary(pairs: Pairs, folders: Sequence[Path], *, patch_size: int) -> dict[s
         "too_small": [_name(entry) for entry in small],
         "duplicates": [[_name(entry) for entry in same] for same in _duplicates(pairs.entries)],
         "left_out": list(pairs.left_out),
+        "kept_in": str(pairs.entries[0].file.parent),
+        "kept_megabytes": round(sum(entry.file.stat().st_size for entry in pairs.entries) / 1e6, 1),
     }
 
 
@@ -53,6 +55,7 @@ def table(found: dict[str, Any]) -> str:
         for row in [columns, *rows]
     ]
     lines += ["", f"{found['pairs']} pairs of {found['images']} images at x{found['scale']}"]
+    lines += [f"kept in {one_line(found['kept_in'])}, {found['kept_megabytes']:,} MB"]
     patch = f"{found['patch_size']}x{found['patch_size']}"
     lines += [f"too small for a patch of {patch} low-res pixels: {name}" for name in found["too_small"]]
     lines += [f"equal files: {', '.join(names)}" for names in found["duplicates"]]
