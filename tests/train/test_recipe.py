@@ -152,6 +152,6 @@ def test_the_documentation_lists_every_key_with_its_default():
 def test_a_key_that_the_network_has_no_attention_for_is_refused(recipe_file):
     network = "network={preset='pan',scale=2}"
     for key in ("joined_patches=2", "redraw_every=2", "losses={l1=1.0,contrastive=0.1}"):
-        with pytest.raises(RecipeError, match=f"training.{key[:6]}.*remove it"):
+        with pytest.raises(RecipeError, match=rf"training\.{key[:6]}.*remove it"):
             read_recipe(recipe_file, [network, f"training.{key}"]).build_network()
     read_recipe(recipe_file, ["network.operator=none", "training.joined_patches=2"]).build_network()
