@@ -1,33 +1,66 @@
-"""The picture at the top of the README: parts of the example photo, enlarged four times by bicubic and by nlsr.
+"""The pictures of the README: parts of the example photo, enlarged four times, side by side.
 
-python docs/compare.py
+    python docs/compare.py
+
+`cat.jpg`: bicubic and nlsr. `photo.jpg`: bicubic, the default weights and those for ordinary photos, of the same photo
+at half size with noise of 4 grey levels and JPEG at quality 75.
 """
 
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 import nlsr
 from nlsr.images import Picture, resize
 
-PARTS = [(70, 110), (180, 160)]
-"""Top and left of each part, in pixels of the photo."""
-HEIGHT, WIDTH = 80, 110
+DOCS = Path(__file__).parent
+NOISE = 4.0
+QUALITY = 75
+GAP = 8
 
 
 def main() -> None:
-    root = Path(__file__).parents[1]
-    photo = nlsr.read(root / "examples" / "cat.png").pixels
-    enlarged = nlsr.Upscaler("lcoan-light-x4")(photo)
-    bicubic = resize(photo, scale=4).clamp(0, 1)
-    gap = torch.ones(1, 3, 4 * HEIGHT, 8)
-    rows = [torch.cat((part(bicubic, *place), gap, part(enlarged, *place)), dim=3) for place in PARTS]
-    rows.insert(1, torch.ones(1, 3, 8, rows[0].shape[3]))
-    nlsr.write(root / "docs" / "cat.jpg", Picture(torch.cat(rows, dim=2)), overwrite=True)
+    photo = nlsr.read(DOCS.parent / "examples" / "cat.png").pixels
+    draw(DOCS / "cat.jpg", photo, ["lcoan-light-x4"], parts=[(70, 110), (180, 160)], size=(80, 110))
+    models = ["lcoan-light-x4", "lcoan-light-photo-x4"]
+    draw(DOCS / "photo.jpg", as_taken(photo), models, parts=[(28, 55), (88, 85)], size=(45, 70))
 
 
-def part(image: torch.Tensor, top: int, left: int) -> torch.Tensor:
-    return image[:, :, 4 * top : 4 * (top + HEIGHT), 4 * left : 4 * (left + WIDTH)]
+def as_taken(photo: Tensor) -> Tensor:
+    """Half as large, noisy and compressed."""
+    small = resize(photo, scale=0.5).clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255
+    noisy = small + np.random.default_rng(0).normal(0, NOISE, small.shape)
+    file = BytesIO()
+    Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
+
+
+def draw(path: Path, photo: Tensor, models: list[str], *, parts: list[tuple[int, int]], size: tuple[int, int]) -> None:
+    """A row for each part, a column for bicubic and for each model.
+
+    Args:
+        parts: top and left of each part, in pixels of the photo.
+        size: height and width of a part.
+    """
+    enlarged = [resize(photo, scale=4).clamp(0, 1), *(nlsr.Upscaler(model)(photo) for model in models)]
+    height, width = size
+    rows = []
+    for top, left in parts:
+        cuts = [image[:, :, 4 * top : 4 * (top + height), 4 * left : 4 * (left + width)] for image in enlarged]
+        rows.append(apart(cuts, dim=3))
+    nlsr.write(path, Picture(apart(rows, dim=2)), overwrite=True)
+
+
+def apart(images: list[Tensor], *, dim: int) -> Tensor:
+    """Beside or below each other, with white between."""
+    shape = list(images[0].shape)
+    shape[dim] = GAP
+    gap = torch.ones(shape)
+    return torch.cat([piece for image in images for piece in (gap, image)][1:], dim=dim)
 
 
 if __name__ == "__main__":
