@@ -1,4 +1,4 @@
-"""nlsr weights: lists, recognises, describes and converts files."""
+"""nlsr weights: lists, recognises, describes, converts and averages files."""
 
 import json
 
@@ -7,7 +7,8 @@ import torch
 from tests.checks.case import Case, published_file
 from tests.test_oracles import FOLDER
 
-from nlsr.weights import find, load
+from nlsr.networks import LCoAN, LCoANConfig
+from nlsr.weights import find, load, save_network
 from nlsr.weights.catalogue import sha256
 
 
@@ -80,3 +81,37 @@ def test_what_is_wrong_is_said_in_one_line(nlsr, words, code, message):
     assert exit == code
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_average_writes_the_mean_of_networks_of_one_config(nlsr, tmp_path):
+    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, window_size=8)
+    networks = [LCoAN(config) for _ in range(3)]
+    for index, network in enumerate(networks):
+        torch.nn.init.constant_(network.head.bias, float(index**2))
+        network.operators()[0].kmeans.idle.fill_(index)
+        save_network(tmp_path / f"{index}.safetensors", network, card={"steps": index})
+    files = [tmp_path / f"{index}.safetensors" for index in range(3)]
+    code, out, err = nlsr("weights", "average", *files, "-o", tmp_path / "mean.safetensors")
+    assert (code, err) == (0, "")
+    assert "LCoAN x2, the mean of 3" in out
+    state = load(tmp_path / "mean.safetensors").state_dict()
+    torch.testing.assert_close(state["head.bias"], torch.full((8,), 5 / 3))
+    for name, tensor in state.items():
+        parts = [network.state_dict()[name] for network in networks]
+        expected = sum(parts) / 3 if tensor.is_floating_point() else parts[0]
+        torch.testing.assert_close(tensor, expected, msg=name)
+    card = json.loads(nlsr("weights", "info", tmp_path / "mean.safetensors", "--json")[1])["card"]
+    assert card == {"mean of": [{"steps": 0}, {"steps": 1}, {"steps": 2}]}
+
+
+def test_average_refuses_other_configs_single_files_and_existing_names(nlsr, tmp_path):
+    target = tmp_path / "mean.safetensors"
+    code, _, err = nlsr("weights", "average", "lcoan-light-x2", "lcoan-light-x4", "-o", target)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "expected networks of one config, got LCoANConfig(scale=2" in err
+    code, _, err = nlsr("weights", "average", "lcoan-light-x4", "-o", target)
+    assert (code, "two networks or more to average, got 1" in err) == (2, True)
+    assert not target.exists()
+    target.touch()
+    code, _, err = nlsr("weights", "average", "lcoan-light-x4", "lcoan-light-x4", "-o", target)
+    assert (code, "exists already" in err) == (2, True)

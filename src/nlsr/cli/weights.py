@@ -1,4 +1,4 @@
-"""nlsr weights: what weight files hold, and ours from published ones."""
+"""nlsr weights: what weight files hold, ours from published ones, and the mean of several."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import typer
 from nlsr.cli.settings import ModelSettings, model_settings
 from nlsr.errors import NlsrError, UsageError
 
-app = typer.Typer(help="List, recognise, describe and convert weight files.", no_args_is_help=True)
+app = typer.Typer(help="List, recognise, describe, convert and average weight files.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -97,6 +97,25 @@ def detect(
         print(json.dumps(found, indent=1))
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def average(
+    models: Annotated[list[str], typer.Argument(help="Names of packaged weights, or weight files, of one network.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+) -> None:
+    """Write the mean of the weights of several trainings that had one start."""
+    from nlsr.weights import average as mean_of
+    from nlsr.weights import find, load, save_network
+    from nlsr.weights.checkpoint import read_metadata
+
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists already; choose another name with -o, or --overwrite")
+    network = mean_of([load(model) for model in models])
+    cards = [json.loads(read_metadata(find(model)).get("card", "{}")) for model in models]
+    save_network(output, network, card={"mean of": cards})
+    print(f"{output}: {type(network).__name__} x{network.scale}, the mean of {len(models)}")
 
 
 @app.command()

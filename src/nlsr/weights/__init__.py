@@ -5,11 +5,12 @@ from typing import Any
 
 from nlsr.errors import CheckpointError
 from nlsr.networks import Network
+from nlsr.weights.average import average
 from nlsr.weights.catalogue import packaged
 from nlsr.weights.checkpoint import build, is_ours, read_tensors, save_network
 from nlsr.weights.detect import build_published
 
-__all__ = ["find", "load", "packaged", "save_network"]
+__all__ = ["average", "find", "load", "packaged", "save_network"]
 
 
 def load(model: str | Path, **settings: Any) -> Network:
