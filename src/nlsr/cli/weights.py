@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ def info(
         print(json.dumps(facts, indent=1))
         return
     for name, value in facts.items():
-        for line, (key, inner) in enumerate(value.items() if isinstance(value, dict) else [("", value)]):
+        for line, (key, inner) in enumerate(_leaves(value)):
             print(f"{'' if line else name:12}{key + ': ' if key else ''}{_shown(inner)}")
 
 
@@ -141,6 +142,19 @@ def convert(
 
 def _listed(facts: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_shown(value)}" for name, value in facts.items())
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """What is inside tables and lists of tables, by dotted names."""
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        inner = list(enumerate(value, start=1))
+    else:
+        yield key, value
+        return
+    for name, each in inner:
+        yield from _leaves(each, f"{key}.{name}" if key else str(name))
 
 
 def _shown(value: Any) -> str:
