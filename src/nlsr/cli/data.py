@@ -32,7 +32,9 @@ def prepare(
         typer.Option(help="A folder of low-res images, one for each FOLDER. (default: they are made)"),
     ] = None,
     patch_size: Annotated[int, typer.Option(min=1, help="Low-res side of a patch, to name images too small.")] = 48,
-    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept, as for `nlsr train`.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where decoded images are kept, as for `nlsr train`. (default: ~/.cache/nlsr)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check folders of images, make their low-res images, and keep both decoded for `nlsr train`.

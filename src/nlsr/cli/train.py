@@ -16,7 +16,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, changes the recipe.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what the recipe would do, and what is missing.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on with the run of this name.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept. (default: ~/.cache/nlsr)")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads; equal numbers give equal weights.")
     ] = None,
