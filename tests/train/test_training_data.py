@@ -4,9 +4,10 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+import torch
 
 from nlsr.train.data import DegradationSection, prepare
-from nlsr.train.loop import fit
+from nlsr.train.loop import fit as fit_recipe
 from nlsr.train.recipe import read_recipe
 
 
@@ -22,8 +23,18 @@ def test_training_uses_the_sections_of_the_recipe(tmp_path, data, recipe_file, m
     recipe = read_recipe(recipe_file, [f"data.{setting}"])
     pairs = prepare([data / "train"], scale=2, cache=tmp_path / "cache")
     with pytest.raises(ZeroDivisionError, match=function):
-        fit(recipe, pairs, data / "valid", tmp_path, resume=False)
+        fit_recipe(recipe, pairs, data / "valid", tmp_path, resume=False)
     assert multiprocessing.active_children() == []  # or this process would wait for them for ever
+
+
+def test_the_number_of_loading_processes_changes_nothing(fit, recipe_file, monkeypatch):
+    settings = ["data.degradation.blur=0.5", "data.augmentation.zoom=[0.5, 1.0]"]
+    weights = []
+    for cores, loaders in ((1, 1), (6, 3)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert read_recipe(recipe_file, settings).data.num_workers == loaders
+        weights.append(fit(str(cores), *settings))
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
 
 
 def test_the_sections_in_the_documentation_are_right(recipe_file):

@@ -77,7 +77,9 @@ class DataSection(Section):
         """
         if self.degradation is None and self.augmentation.zoom is None:
             return 0
-        return min(MOST_LOADERS, max(1, (os.cpu_count() or 1) // 2))
+        # Where the system can say so, the cores that this process may use, of those that there are.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(MOST_LOADERS, max(1, cores // 2))
 
 
 class LossesSection(Section):
