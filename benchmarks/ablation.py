@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.cli.training_progress import TrainingProgress, quiet
-from nlsr.evaluate import evaluate
+from nlsr.evaluate import PairFolder
+from nlsr.evaluate.metrics import psnr
 from nlsr.networks import Network
 from nlsr.train.data import Pairs, prepare
 from nlsr.train.loop import fit, upscale_with
@@ -121,9 +122,14 @@ def train(recipe: Recipe, pairs: Pairs, data: Path, folder: Path, snapshots: Seq
 
 
 def scores(network: Network, data: Path) -> dict[str, float]:
+    """Mean PSNR of luma, in dB."""
+    upscale, scale = upscale_with(network.to(memory_format=torch.channels_last)), network.scale
     with torch.inference_mode():
         return {
-            name: evaluate(upscale_with(network), data / "eval" / name, scale=network.scale).mean.psnr
+            name: statistics.mean(
+                psnr((upscale(pair.low_res) * 255).round() / 255, pair.high_res, border=scale).item()
+                for pair in PairFolder(data / "eval" / name, scale=scale)
+            )
             for name in BENCHMARKS
         }
 
@@ -164,7 +170,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("build/cache"))
     parser.add_argument("-o", "--output", type=Path, default=Path("build/ablation"))
-    parser.add_argument("--body-steps", type=int, default=2000)
+    parser.add_argument("--body-steps", type=int, default=1500)
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -196,7 +202,7 @@ def main() -> None:
             settings += [f"training.steps={max(steps, in_time)}"]
             train(read_recipe(options.recipe, settings), pairs, options.data, folder, (steps, in_time))
             for kind, step in (("equal_steps", steps), ("equal_time", in_time)):
-                path = folder / f"{kind}.json"
+                path = folder / f"scores-{step}.json"
                 row[kind].append(once(path, lambda: scores(load(snapshot(folder, step)), options.data)))  # noqa: B023
         rows.append(row)
         (options.output / "table.json").write_text(json.dumps(rows, indent=1))
