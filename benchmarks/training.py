@@ -70,13 +70,14 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("build/cache"))
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     quiet()
-    recipe = read_recipe(options.recipe, [f"training.steps={options.steps}", "training.validate_every=1000000"])
+    settings = [f"training.steps={options.steps}", "training.validate_every=1000000", "training.warmup_steps=0"]
+    recipe = read_recipe(options.recipe, settings)
     pairs = prepare(
         [options.data / name for name in recipe.data.train],
         scale=recipe.network.scale,
