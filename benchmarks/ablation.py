@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.cli.training_progress import TrainingProgress, quiet
 from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import psnr
-from nlsr.networks import Network
 from nlsr.train.data import Pairs, prepare
 from nlsr.train.loop import fit, upscale_with
 from nlsr.train.recipe import CHECKPOINT, Recipe, read_recipe
@@ -121,9 +121,10 @@ def train(recipe: Recipe, pairs: Pairs, data: Path, folder: Path, snapshots: Seq
     return weights
 
 
-def scores(network: Network, data: Path) -> dict[str, float]:
+def scores(weights: Path, data: Path) -> dict[str, float]:
     """Mean PSNR of luma, in dB."""
-    upscale, scale = upscale_with(network.to(memory_format=torch.channels_last)), network.scale
+    network = load(weights).to(memory_format=torch.channels_last)
+    upscale, scale = upscale_with(network), network.scale
     with torch.inference_mode():
         return {
             name: statistics.mean(
@@ -189,7 +190,7 @@ def main() -> None:
 
     settings = [*VARIANTS["none"], "name=body", f"training.steps={options.body_steps}", "training.schedule=cosine"]
     body = train(read_recipe(options.recipe, settings), pairs, options.data, options.output / "body")
-    print("body", once(options.output / "body" / "scores.json", lambda: scores(load(body), options.data)), flush=True)
+    print("body", once(options.output / "body" / "scores.json", partial(scores, body, options.data)), flush=True)
 
     rows, steps = [], plain.training.steps
     for variant in options.variants:
@@ -203,7 +204,7 @@ def main() -> None:
             train(read_recipe(options.recipe, settings), pairs, options.data, folder, (steps, in_time))
             for kind, step in (("equal_steps", steps), ("equal_time", in_time)):
                 path = folder / f"scores-{step}.json"
-                row[kind].append(once(path, lambda: scores(load(snapshot(folder, step)), options.data)))  # noqa: B023
+                row[kind].append(once(path, partial(scores, snapshot(folder, step), options.data)))
         rows.append(row)
         (options.output / "table.json").write_text(json.dumps(rows, indent=1))
         (options.output / "table.md").write_text(table(rows, steps))

@@ -35,7 +35,7 @@ def train(recipe: Recipe, batches: Batches, steps: int) -> torch.nn.Module:
 def fit_of_clusters(network: torch.nn.Module, batches: Batches) -> tuple[float, float]:
     with torch.inference_mode():
         ((embedding, codes),) = network.observe(network.trace(batches[10**6][0]))
-    return network.operators()[0].kmeans.fit(embedding, codes)
+    return network.operators()[0].kmeans.goodness(embedding, codes)
 
 
 def main() -> None:

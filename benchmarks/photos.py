@@ -6,18 +6,16 @@ python benchmarks/photos.py --data DIR/eval/Set5
 import argparse
 import statistics
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from nlsr import Upscaler
 from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import psnr
 from nlsr.images import resize
+from nlsr.train.data.degradation.operations import add_noise, compress, to_8_bits
 
 SCALE = 4
 SPOILT = [(0.0, 95), (0.0, 75), (4.0, 75), (4.0, 50)]
@@ -26,11 +24,8 @@ SPOILT = [(0.0, 95), (0.0, 75), (4.0, 75), (4.0, 50)]
 
 def spoil(image: Tensor, noise: float, quality: int) -> Tensor:
     """As a camera and a web page leave it."""
-    pixels = image[0].permute(1, 2, 0).numpy() * 255
-    pixels = pixels + np.random.default_rng(0).normal(0, noise, pixels.shape)
-    file = BytesIO()
-    Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
+    noisy = add_noise(255 * image[0], noise, np.random.default_rng(0), grey=False)
+    return compress(to_8_bits(noisy), quality, full_colour=False)[None].float() / 255
 
 
 def score(upscale: Callable[[Tensor], Tensor], pairs: PairFolder, noise: float, quality: int) -> float:

@@ -6,16 +6,15 @@
 at half size with noise of 4 grey levels and JPEG at quality 75.
 """
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import nlsr
 from nlsr.images import Picture, resize
+from nlsr.train.data.degradation.operations import add_noise, compress, to_8_bits
 
 DOCS = Path(__file__).parent
 NOISE = 4.0
@@ -32,11 +31,9 @@ def main() -> None:
 
 def as_taken(photo: Tensor) -> Tensor:
     """Half as large, noisy and compressed."""
-    small = resize(photo, scale=0.5).clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255
-    noisy = small + np.random.default_rng(0).normal(0, NOISE, small.shape)
-    file = BytesIO()
-    Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None].float() / 255
+    small = 255 * resize(photo, scale=0.5).clamp(0, 1)[0]
+    noisy = add_noise(small, NOISE, np.random.default_rng(0), grey=False)
+    return compress(to_8_bits(noisy), QUALITY, full_colour=False)[None].float() / 255
 
 
 def draw(path: Path, photo: Tensor, models: list[str], *, parts: list[tuple[int, int]], size: tuple[int, int]) -> None:

@@ -184,7 +184,7 @@ def test_the_loss_falls_and_learned_clusters_fit_better_than_frozen_ones(tmp_pat
             network.learn(network.observe(trace), generator=torch.Generator().manual_seed(step))
             losses.append(loss.item())
         ((embedding, codes),) = network.observe(network.trace(batches[1000][0]))
-        results[learning] = network.operators()[0].kmeans.fit(embedding, codes)
+        results[learning] = network.operators()[0].kmeans.goodness(embedding, codes)
         assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert results["moving-average"][0] > results["frozen"][0]
     assert results["moving-average"][1] >= 0.8

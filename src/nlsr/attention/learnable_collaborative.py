@@ -89,7 +89,7 @@ class KMeans(nn.Module):
             self._move(embedding, codes, generator)
 
     @torch.no_grad()
-    def fit(self, embedding: Float[Tensor, "b l d"], codes: Int[Tensor, "b r l"]) -> tuple[float, float]:
+    def goodness(self, embedding: Float[Tensor, "b l d"], codes: Int[Tensor, "b r l"]) -> tuple[float, float]:
         """How well the clusters fit positions that were assigned `codes`: the mean cosine of a position to its
         centroid, and the entropy of the clusters' sizes as a share of log(clusters); each over all rounds."""
         samples = directions(embedding).flatten(0, 1)

@@ -6,6 +6,7 @@ Times are those of the evaluation, whole images one after the other; of runs on 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nlsr.errors import UsageError
 from nlsr.evaluate.output import TIMING
@@ -44,7 +45,7 @@ def points(folder: Path) -> list[Point]:
         raise UsageError(f"--evaluated {folder}: expected the folder of a finished `nlsr evaluate -o` run") from error
 
 
-def _point(result: dict, timing: dict) -> Point:  # type: ignore[type-arg]
+def _point(result: dict[str, Any], timing: dict[str, Any]) -> Point:
     model, scale, data = result["model"], result["scale"], result["data"]
     seconds = None
     for name, images in timing.items():

@@ -170,7 +170,7 @@ def _mean_of_ranks(trainer: lightning.Trainer, value: float) -> float:
 def _clusters(module: "Training") -> dict[str, float]:
     """How well k-means clusters fit the last part of the batch of this step: mean cosine and entropy, over all."""
     pairs = zip(module.network.operators(), module.observed[-1], strict=True)
-    fits = [one.kmeans.fit(*observed) for one, observed in pairs if isinstance(one, LearnableSparsePattern)]
+    fits = [one.kmeans.goodness(*observed) for one, observed in pairs if isinstance(one, LearnableSparsePattern)]
     if not fits:
         return {}
     cosine, entropy = (sum(values) / len(fits) for values in zip(*fits, strict=True))
