@@ -31,6 +31,7 @@ from nlsr.train.data import Pairs, prepare
 from nlsr.train.loop import fit, upscale_with
 from nlsr.train.recipe import CHECKPOINT, Recipe, read_recipe
 from nlsr.weights import load, save_network
+from nlsr.weights.checkpoint import write_atomically
 
 VARIANTS = {
     "kmeans shared": [],
@@ -139,7 +140,7 @@ def once(path: Path, make: Callable[[], Any]) -> Any:
     """What is in a JSON file, made if it is not there."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(make(), indent=1))
+        write_atomically(path, json.dumps(make(), indent=1).encode())
     return json.loads(path.read_text())
 
 

@@ -1,6 +1,7 @@
 """nlsr evaluate: the table it prints, JSON for programs, a folder of results, and what it says of bad folders."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -167,3 +168,14 @@ def test_sets_of_one_name_are_refused(nlsr, folder, tmp_path):
     code, _, err = nlsr("evaluate", "-m", "bicubic", "-s", 2, "-d", folder, "-d", folder)
     assert code == 2
     assert "--data: several sets are called set; rename a folder" in err
+
+
+def test_a_name_that_is_no_text_is_written_escaped(nlsr, folder, tmp_path):
+    (folder / "0.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    code, out, err = nlsr("evaluate", "-m", "bicubic", "-s", 2, "--data", folder, "-o", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert "caf\\udce9.png" in out
+    for name in ("results.md", "results.csv"):
+        assert "caf\\udce9.png" in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list((tmp_path / "out").glob("*.png"))

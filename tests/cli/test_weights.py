@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.checks.case import Case, published_file
 from tests.test_oracles import FOLDER
 
 from nlsr.networks import LCoAN, LCoANConfig
-from nlsr.weights import find, load, save_network
+from nlsr.weights import find, load, packaged, save_network
 from nlsr.weights.catalogue import sha256
+from nlsr.weights.checkpoint import read_tensors
 
 
 @pytest.fixture
@@ -74,6 +76,8 @@ def test_convert_writes_a_file_that_gives_the_same_pictures(nlsr, tmp_path, pan_
         (("info", "lcoan-light-x4", "--set", "scale"), 2, "--set scale: expected key=value, like scale=2"),
         (("info", "lcoan-light-x4", "--set", "scale=2"), 1, "holds its own config; scale cannot be set"),
         (("convert", "gone.pth"), 1, "expected a weight file, found no such file"),
+        (("convert", "."), 1, ".: expected a weight file, found a folder"),
+        (("convert", packaged()["lcoan-light-x4"]), 1, "is a file of nlsr already, with its config"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(nlsr, words, code, message):
@@ -115,3 +119,26 @@ def test_average_refuses_other_configs_single_files_and_existing_names(nlsr, tmp
     target.touch()
     code, _, err = nlsr("weights", "average", "lcoan-light-x4", "lcoan-light-x4", "-o", target)
     assert (code, "exists already" in err) == (2, True)
+
+
+def damaged(path, **metadata):
+    """A packaged file with other metadata."""
+    tensors, own = read_tensors(packaged()["lcoan-light-x4"])
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, own | metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "metadata", "message"),
+    [
+        ("detect", {"config": "{"}, "the config inside does not fit lcoan"),
+        ("detect", {"config": "{}"}, "scale: Field required"),
+        ("info", {"config": '{"scale": 4, "channels": -1}'}, "channels: expected a whole number above zero, got -1"),
+        ("info", {"config": '{"scale": 4, "share": "some"}'}, "share: expected a valid boolean"),
+        ("info", {"card": "{"}, "the training card inside is damaged"),
+    ],
+)
+def test_metadata_that_is_no_config_or_card_is_one_line(nlsr, tmp_path, command, metadata, message):
+    code, _, err = nlsr("weights", command, damaged(tmp_path / "a.safetensors", **metadata))
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert message in err

@@ -37,7 +37,8 @@ from tests.images.samples import (
 )
 
 from nlsr.errors import ImageError, ShapeError, UsageError
-from nlsr.images import ENDINGS, Picture, format_named, is_unfinished, read, without_metadata, write
+from nlsr.files import is_unfinished
+from nlsr.images import ENDINGS, Picture, format_named, read, without_metadata, write
 
 SIZES = [(1, 1), (5, 7), (33, 1), (300, 1501)]  # the last takes several bands
 

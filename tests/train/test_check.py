@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from nlsr.errors import RecipeError
 from nlsr.train.check import explain
 from nlsr.train.recipe import read_recipe
 
@@ -89,3 +91,22 @@ def test_a_wrong_recipe_is_told_in_one_line_and_exits_with_2(nlsr, recipe_file, 
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_what_could_not_train_is_refused(recipe_file, data, tmp_path):
+    for settings, message in (
+        (["start=lcoan-light-x4"], "start: lcoan-light-x4 fits in"),
+        (["training.teacher=lcoan-light-x4", "training.losses={distillation=1.0}"], "enlarges by 4, expected 2"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            explain(read_recipe(recipe_file, settings), data=data, folder=tmp_path / "run")
+
+
+def test_images_are_counted_as_training_and_validation_find_them(recipe_file, data, tmp_path):
+    for folder in ("train", "valid"):
+        (data / folder / "inner").mkdir()
+        Image.new("RGB", (60, 60)).save(data / folder / "inner" / "more.jfif", "JPEG")
+        (data / folder / ".hidden.png").touch()
+    text = explain(read_recipe(recipe_file), data=data, folder=tmp_path / "run")
+    assert told(text, "train") == [f"{data / 'train'}: 4 images"]
+    assert told(text, "validation") == [f"{data / 'valid'}: 2 images"]

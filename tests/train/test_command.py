@@ -89,6 +89,14 @@ def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(tmp_path, nlsr, 
     assert "go on with --resume" in err
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(nlsr, words, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    code, out, err = nlsr(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("train: -o: the folder ")
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("setting", "code", "message"),
     [

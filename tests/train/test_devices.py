@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
-from nlsr.errors import Interrupted, NlsrError, RecipeError
+from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 from nlsr.train.course import Course
 from nlsr.train.devices import Devices
 from nlsr.train.recipe import Recipe
@@ -120,7 +121,7 @@ def test_more_processes_than_divide_the_batch_are_refused_and_nothing_is_lost(tm
 def test_what_fails_in_the_first_process_ends_all(tmp_path, fit, ranks):
     def work():
         (tmp_path / "run" / "curve.csv").mkdir(parents=True, exist_ok=True)
-        with pytest.raises(NlsrError, match=r"curve\.csv.*nothing is saved yet"):
+        with pytest.raises(NlsrError, match=r"curve\.csv.*the checkpoint of step 2 is intact"):
             fit("run")
 
     (tmp_path / "run").mkdir()
@@ -136,3 +137,12 @@ def test_one_device_needs_no_strategy(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "6")
     options = Devices().options()
     assert (options["devices"], options["num_nodes"]) == (3, 2)
+
+
+def test_devices_that_are_not_there_are_named(monkeypatch):
+    def missing(**_):
+        raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+
+    monkeypatch.setattr("lightning.Trainer", missing)
+    with pytest.raises(UsageError, match=r"--devices 2: not available here \(You requested gpu: \[0, 1\] But your"):
+        Devices(2).trainer()

@@ -5,15 +5,17 @@ import json
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 from safetensors.torch import load_file
 
 import nlsr
-from nlsr.errors import RecipeError, TrainingError
+from nlsr.errors import ImageError, RecipeError, ShapeError, TrainingError
 from nlsr.networks import Network
 from nlsr.train.course import Course
 from nlsr.train.data import Batches, prepare
-from nlsr.train.loop import average_decay, start_from, update_average
+from nlsr.train.loop import average_decay, update_average
 from nlsr.train.recipe import Recipe, read_recipe
+from nlsr.train.start import start_from
 from nlsr.weights.checkpoint import read_tensors
 
 ENLCN = ["network={preset='enlcn',scale=2,channels=8,num_blocks=1,num_features=16}"]
@@ -219,3 +221,31 @@ def test_weights_of_another_network_are_no_start(recipe_file):
     network = read_recipe(recipe_file).build_network()
     with pytest.raises(RecipeError, match=r"start: lcoan-light-x4 fits in \d+ of \d+ tensors"):
         start_from(network, "lcoan-light-x4")
+
+
+def test_clusters_of_another_number_begin_as_if_never_started(recipe_file):
+    other = read_recipe(recipe_file, ["seed=9"]).build_network()
+    other.operators()[0].kmeans.initialised.fill_(True)
+    nlsr.save_network(recipe_file.with_name("other.safetensors"), other)
+    network = read_recipe(recipe_file, ["network.num_clusters=4"]).build_network()
+    fresh = network.operators()[0].kmeans.centroids.clone()
+    start_from(network, str(recipe_file.with_name("other.safetensors")))
+    kmeans = network.operators()[0].kmeans
+    assert torch.equal(kmeans.centroids, fresh)
+    assert not kmeans.initialised
+    assert torch.equal(network.head.weight, other.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        (b"rubbish", ImageError, "11.png"),
+        (Image.new("RGB", (40, 14)), ShapeError, "11.png: expected 15x15 pixels or more to validate at x2, got 40x14"),
+    ],
+)
+def test_every_validation_image_is_looked_at_before_the_first_step(tmp_path, fit, data, content, error, words):
+    path = data / "valid" / "11.png"
+    path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
+    with pytest.raises(error, match=words):
+        fit("run")
+    assert not (tmp_path / "run" / "last.ckpt").exists()

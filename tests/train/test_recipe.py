@@ -92,6 +92,14 @@ def test_settings_change_a_recipe(recipe_file):
         ("training.optimizer=schedule-free", 'schedule: schedule-free needs "constant", got "cosine"'),
         ("training.optimizer=schedule-free", "average_decay: schedule-free averages the weights itself and needs 0"),
         ("training.teacher=lcoan-light-x4", "teacher: and losses.distillation above zero need each other"),
+        ("network.channels=-8", "network.channels: expected a whole number above zero, got -8"),
+        ("network.window_size=wide", "network.window_size: expected a valid integer"),
+        ("network.window_size=64.5", "network.window_size: expected a valid integer"),
+        ("network.operator=nearest", "network.operator: expected 'kmeans', "),
+        ("training.betas=[1.5,0.9]", "training.betas.0: Input should be less than 1"),
+        ("training.gradient_clip=inf", "training.gradient_clip: Input should be a finite number"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("name=best", "name: best.safetensors holds the weights of the best validation"),
         ("training.optimizer=sgd", "training.optimizer: Input should be 'adam', 'adamw' or 'schedule-free'"),
     ],
 )
@@ -100,6 +108,16 @@ def test_a_wrong_setting_is_named(recipe_file, setting, message):
         read_recipe(recipe_file, [setting])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_patches_are_not_joined_by_half(recipe_file):
+    settings = ["network={preset='csnln',scale=2,channels=8,recurrences=1}", "training.joined_patches=2"]
+    with pytest.raises(RecipeError, match="joined_patches: the cross-scale attention of csnln stays within a patch"):
+        read_recipe(recipe_file, settings).build_network()
+
+
+def test_a_truth_value_in_pythons_spelling_is_no_text_that_counts_as_true(recipe_file):
+    assert read_recipe(recipe_file, ["network.share=False"]).network.config().share is False
 
 
 def test_sizes_that_do_not_fit_are_named(recipe_file):

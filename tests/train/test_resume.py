@@ -3,14 +3,19 @@
 import os
 import resource
 import signal
+import threading
+import time
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
+import nlsr
+from nlsr.cli.training_progress import quiet
 from nlsr.errors import CheckpointError, Interrupted, RecipeError, TrainingError
-from nlsr.train.records import read_curve
+from nlsr.train.recipe import read_recipe
+from nlsr.train.records import Log, read_curve
 
 FREE = [
     "training.optimizer=schedule-free",
@@ -163,7 +168,8 @@ def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_go_on(tmp_path,
     assert message.startswith("step 4: ")
     assert "cannot be written (File too large)" in message
     assert message.endswith("the checkpoint of step 2 is intact: mend that, then go on from it with --resume")
-    assert ("last.ckpt" in message) == (limit > 50_000)
+    assert "last.ckpt" in message
+    assert ("best.safetensors" in message) == (limit < 50_000)
     assert "\n" not in message
     assert not list((tmp_path / "full").rglob("*.part"))
     whole, resumed = fit("whole", *settings), fit("full", *settings, resume=True)
@@ -206,3 +212,45 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, fit, cont
     with pytest.raises(CheckpointError, match=r"last\.ckpt: expected a checkpoint of nlsr train, found") as error:
         fit("run", resume=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_ends_tensorboards_log_and_not_the_training(tmp_path, monkeypatch, capfd, caplog, pictures):
+    """A file may grow to 2000 bytes."""
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr("threading.excepthook", threading.excepthook)
+    quiet()
+    log = Log(tmp_path, 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        for step in range(500):
+            log.numbers(step, {"loss": 0.5})
+            log.picture(step, torch.rand(1, 3, 64, 64))
+            time.sleep(0.001)
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caplog.messages == ["TensorBoard's log cannot be written (File too large), it ends here"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_run_goes_on_when_the_weights_that_it_started_from_are_gone(tmp_path, fit, recipe_file):
+    start = tmp_path / "start.safetensors"
+    nlsr.save_network(start, read_recipe(recipe_file, ["seed=9"]).build_network())
+    settings = [f"start='{start}'"]
+    whole = fit("whole", *settings)
+    with pytest.raises(Interrupted):
+        fit("cut", *settings, callbacks=[At(3, "backward", lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    start.unlink()
+    resumed = fit("cut", *settings, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_validation_image_that_vanishes_is_not_left_out_of_the_mean_and_the_steps_are_saved(tmp_path, fit, data):
+    gone = data / "valid" / "11.png"
+    content = gone.read_bytes()
+    with pytest.raises(TrainingError, match=r"^step 4: .*11\.png.*; the checkpoint of step 4 is intact"):
+        fit("cut", callbacks=[At(3, "before", gone.unlink)])
+    gone.write_bytes(content)
+    whole, resumed = fit("whole"), fit("cut", resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

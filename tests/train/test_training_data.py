@@ -32,7 +32,8 @@ def test_the_number_of_loading_processes_changes_nothing(fit, recipe_file, monke
     weights = []
     for cores, loaders in ((1, 1), (6, 3)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert read_recipe(recipe_file, settings).data.num_workers == loaders
+        assert read_recipe(recipe_file, settings).data.num_workers(1) == loaders
+        assert read_recipe(recipe_file, settings).data.num_workers(8) == 1
         weights.append(fit(str(cores), *settings))
     assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
 

@@ -86,6 +86,8 @@ def _serve(module: str, threads: int) -> None:
 
     import torch
 
+    from nlsr.upscale.memory import out_of_memory
+
     torch.set_num_threads(threads)
     requests = importlib.import_module(module).REQUESTS
     for line in sys.stdin:
@@ -93,8 +95,7 @@ def _serve(module: str, threads: int) -> None:
         try:
             answer = {"result": requests[name](*arguments)}
         except (MemoryError, RuntimeError) as error:
-            told = isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
-            answer = {"error": "out of memory" if told else str(error).strip().splitlines()[0]}
+            answer = {"error": "out of memory" if out_of_memory(error) else str(error).strip().splitlines()[0]}
         print(json.dumps(answer), flush=True)
 
 

@@ -13,6 +13,13 @@ from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 CommandError = typer.BadParameter.__mro__[2]
 """What typer raises for a command line that it cannot understand."""
 
+LESS = {
+    "upscale": "; take smaller pieces with --tile or --memory",
+    "evaluate": "; take smaller pieces with --tile",
+    "train": "; take fewer patches at once (training.accumulate, batch_size) or smaller ones (patch_size)",
+}
+"""What needs less memory, for people whose memory ran out."""
+
 app = typer.Typer(
     name="nlsr",
     help="Enlarge images with networks in which every pixel draws on similar pixels anywhere in the image.",
@@ -56,10 +63,11 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail(f"{command}: interrupted", 130)
     except (MemoryError, RuntimeError) as error:
-        told = ("out of memory", "allocate memory")  # how torch says it on an accelerator, and on a processor
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in told):
+        from nlsr.upscale.memory import out_of_memory
+
+        if not out_of_memory(error):
             raise
-        _fail(f"{command}: out of memory; upscale takes smaller pieces with --tile or --memory", 1)
+        _fail(f"{command}: out of memory{LESS.get(command, '')}", 1)
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has gone; flushing at exit would fail again
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nlsr.cli.settings import device_named
 from nlsr.errors import UsageError
+from nlsr.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +46,7 @@ def operators(
     from nlsr.benchmark.report import operators_table, plot_operators, quality_table, stacks_table
     from nlsr.cli.progress import Counter
 
+    device = str(device_named(device))
     threads = threads or torch.get_num_threads()
     what = ["shared", "unshared"] if stack else ["forward", "training"] if training else ["forward"]
     chosen = names or list(OPERATORS if stack else NAMES)
@@ -142,8 +145,12 @@ def _measured_on(machine: dict[str, Any]) -> str:
 def _write(folder: Path, name: str, records: list[dict[str, Any]], tables: list[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-        (folder / f"{name}.md").write_text("\n\n".join(tables) + "\n")
+        for ending, text in (
+            ("jsonl", "".join(json.dumps(record) + "\n" for record in records)),
+            ("md", "\n\n".join(tables) + "\n"),
+        ):
+            with replacing(folder / f"{name}.{ending}") as file:
+                file.write(text.encode())
     except OSError as error:
         raise UsageError(f"-o {folder}: cannot be written ({error.strerror})") from error
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, model_settings
+from nlsr.cli.settings import ModelSettings, device_named, model_settings
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def evaluate(
 
     from nlsr.evaluate.datasets import data_set_name
     from nlsr.evaluate.tables import markdown, protocols_in_words, summary
+    from nlsr.images import one_line
 
     if tile is not None and tiles == "published":
         raise UsageError("--tile and --tiles published: expected one of them")
@@ -77,7 +78,7 @@ def evaluate(
         tiles=tile or tiles,
         redraw=redraw,
         ensemble=ensemble,
-        device=_device(device),
+        device=device_named(device),
     )
     models, failed = _models(model, options)
     results = []
@@ -93,7 +94,7 @@ def evaluate(
                 continue
             failed |= bool(result.evaluation.failures)
             for failure in result.evaluation.failures:
-                print(f"evaluate: {failure.name}: {failure.reason}", file=sys.stderr)
+                print(f"evaluate: {one_line(failure.name)}: {one_line(failure.reason)}", file=sys.stderr)
             results.append(result)
             if not as_json:
                 print(markdown(result))
@@ -105,16 +106,6 @@ def evaluate(
         where.write(results)
     if failed:
         raise typer.Exit(1)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not available here; try cpu") from error
-    return name
 
 
 def _output(folder: Path | None, device: str) -> "Output | None":

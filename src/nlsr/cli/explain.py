@@ -1,18 +1,14 @@
 """nlsr explain: where a network draws from for one pixel."""
 
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, model_settings
+from nlsr.cli.settings import ModelSettings, device_named, model_settings
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from nlsr.explain import Explanation
 
 
@@ -48,6 +44,8 @@ def explain(
 ) -> None:
     """Where a network draws from for one pixel: affinity, pattern and local attribution map, in one picture."""
     x, y = _point(at)
+    if not image.name:
+        raise UsageError(f"{image}: expected a picture file, got a folder")
     target = output or image.with_name(f"{image.stem}_at_{x}_{y}.png")
 
     import torch
@@ -66,7 +64,7 @@ def explain(
     check_target(target, height=1, width=1, overwrite=overwrite)
     if npz is not None:
         _check_arrays(npz, overwrite=overwrite)
-    pixels = read(image).pixels.to(_device(device))
+    pixels = read(image).pixels.to(device_named(device))
     network = load(model, **model_settings(settings)).to(pixels.device)
     try:
         with Counter("attribution") as counter:
@@ -114,28 +112,16 @@ def _check_arrays(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--npz {path}: exists already; choose another name or allow it with --overwrite")
 
 
-def _device(name: str) -> "torch.device":
-    import torch
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not available here; try cpu") from error
-
-
 def _write_arrays(path: Path, explanation: "Explanation") -> None:
-    """Under another name first, so that no half file is ever seen."""
     import numpy as np
 
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    from nlsr.files import replacing
+
     try:
-        with part.open("wb") as file:
+        with replacing(path) as file:
             np.savez_compressed(file, **explanation.arrays())  # type: ignore[arg-type]
-        os.replace(part, path)
     except OSError as error:
         raise UsageError(f"--npz {path}: cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _told(explanation: "Explanation", model: str, target: Path) -> str:

@@ -1,11 +1,14 @@
-"""Settings on the command line: key=value, values as in TOML."""
+"""What several commands take: key=value settings, values as in TOML, and a device."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nlsr.errors import UsageError
 from nlsr.settings import parse_value
+
+if TYPE_CHECKING:
+    import torch
 
 ModelSettings = Annotated[
     list[str] | None,
@@ -22,3 +25,13 @@ def model_settings(words: list[str] | None) -> dict[str, Any]:
             raise UsageError(f"--set {word}: expected key=value, like scale=2")
         settings[key] = parse_value(text)
     return settings
+
+
+def device_named(text: str) -> "torch.device":
+    """Raises: UsageError for a device that is not there."""
+    import torch
+
+    try:
+        return torch.empty(1, device=text).device
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(f"--device {text}: not available here; try cpu") from error

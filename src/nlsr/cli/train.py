@@ -36,7 +36,7 @@ def train(
 
         print(explain(chosen, data=data, folder=folder))
         return
-    _check_run(folder, resume)
+    _prepare_folder(folder, resume)
 
     from nlsr.cli.progress import Counter
     from nlsr.extras import require
@@ -63,7 +63,6 @@ def train(
         )
     for line in pairs.left_out if is_main_process() else ():
         print(f"train: left out: {line}", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         path = fit(
             chosen,
@@ -83,7 +82,7 @@ def train(
         print(f"{chosen.name}: {chosen.training.steps} steps, weights in {path}")
 
 
-def _check_run(folder: Path, resume: bool) -> None:
+def _prepare_folder(folder: Path, resume: bool) -> None:
     from nlsr.train.recipe import CHECKPOINT
 
     checkpoint = folder / CHECKPOINT
@@ -91,3 +90,7 @@ def _check_run(folder: Path, resume: bool) -> None:
         raise UsageError(f"{checkpoint}: no checkpoint to go on from; leave out --resume")
     if not resume and checkpoint.exists():
         raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder with -o")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"-o: the folder {folder} cannot be made ({error.strerror}); choose another") from error

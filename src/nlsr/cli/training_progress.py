@@ -1,6 +1,7 @@
 """What a training shows: a bar with loss, PSNR and remaining time, and a line per validation."""
 
 import logging
+import threading
 import warnings
 from typing import Any
 
@@ -53,7 +54,14 @@ class TrainingProgress(Callback):
 
 
 def quiet() -> None:
-    """Keep Lightning's advice about hardware, loggers and loaders off the terminal."""
+    """Keep off the terminal what Lightning advises about hardware, loggers and loaders, and the trace of TensorBoard's
+    thread when the disk is full, which is said in a line."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    threading.excepthook = _say_failed_thread
+
+
+def _say_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard")):
+        threading.__excepthook__(failed)

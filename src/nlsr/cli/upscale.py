@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, model_settings
+from nlsr.cli.settings import ModelSettings, device_named, model_settings
 from nlsr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from nlsr.upscale import TilingDifference, Upscaler
     from nlsr.upscale.batch import Done, Found, Manifest, Saving, Task
 
@@ -124,7 +122,7 @@ def upscale(
         memory=parse_size(memory) if memory else _earlier_memory(folder if resume else None, device),
         precision=precision,  # type: ignore[arg-type]  # it is checked there
         ensemble=ensemble,
-        device=_device(device),
+        device=device_named(device),
     )
     saving = Saving(
         format=format,
@@ -209,20 +207,9 @@ def _earlier_memory(folder: Path | None, device: str) -> int | None:
 
     conditions = conditions_of(folder) if folder is not None else {}
     memory = conditions.get("memory")
-    if not isinstance(memory, int) or (not conditions.get("given") and memory == default_budget(_device(device))):
+    if not isinstance(memory, int) or (not conditions.get("given") and memory == default_budget(device_named(device))):
         return None
     return memory
-
-
-def _device(text: str) -> "torch.device":
-    import torch
-
-    try:
-        device = torch.device(text)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UsageError(f"--device {text}: not usable here ({str(error).splitlines()[0]}); try cpu") from error
-    return device
 
 
 def _size_in_names(upscaler: "Upscaler") -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nlsr.cli.settings import ModelSettings, model_settings
-from nlsr.errors import NlsrError, UsageError
+from nlsr.errors import CheckpointError, NlsrError, UsageError
 
 app = typer.Typer(help="List, recognise, describe, convert and average weight files.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -41,7 +41,7 @@ def info(
     from nlsr.networks import name_of
     from nlsr.weights import find, load
     from nlsr.weights.catalogue import recognised, sha256
-    from nlsr.weights.checkpoint import is_ours, read_metadata
+    from nlsr.weights.checkpoint import is_ours, read_card, read_metadata
 
     path = find(model)
     network = load(path, **model_settings(settings))
@@ -57,7 +57,7 @@ def info(
         "licence": known.licence if known else "unknown",
         "source": known.source if known else "unknown",
         "config": dataclasses.asdict(network.config),
-        "card": json.loads(metadata.get("card", "{}")),
+        "card": read_card(path),
     }
     if as_json:
         print(json.dumps(facts, indent=1))
@@ -73,7 +73,8 @@ def detect(
     as_json: AsJson = False,
 ) -> None:
     """Which network each file holds, by the names and shapes of its tensors."""
-    from nlsr.weights.checkpoint import is_ours, read_tensors
+    from nlsr.networks import name_of
+    from nlsr.weights.checkpoint import build, is_ours, read_tensors
     from nlsr.weights.detect import detect as detect_published
 
     failed, found = False, []
@@ -81,8 +82,9 @@ def detect(
         try:
             tensors, metadata = read_tensors(path)
             if is_ours(metadata):
-                config = json.loads(metadata["config"])
-                facts = {"network": metadata["network"], "sizes": config, "unsaid": {}}
+                network = build(path, tensors, metadata)
+                sizes = dataclasses.asdict(network.config)
+                facts: dict[str, Any] = {"network": name_of(network), "sizes": sizes, "unsaid": {}}
             else:
                 facts = dataclasses.asdict(detect_published(path, tensors))
         except NlsrError as error:
@@ -109,12 +111,12 @@ def average(
     """Write the mean of the weights of several trainings that had one start."""
     from nlsr.weights import average as mean_of
     from nlsr.weights import find, load, save_network
-    from nlsr.weights.checkpoint import read_metadata
+    from nlsr.weights.checkpoint import read_card
 
     if output.exists() and not overwrite:
         raise UsageError(f"{output}: exists already; choose another name with -o, or --overwrite")
     network = mean_of([load(model) for model in models])
-    cards = [json.loads(read_metadata(find(model)).get("card", "{}")) for model in models]
+    cards = [read_card(find(model)) for model in models]
     save_network(output, network, card={"mean of": cards})
     print(f"{output}: {type(network).__name__} x{network.scale}, the mean of {len(models)}")
 
@@ -131,7 +133,13 @@ def convert(
     """Write a published file as one of ours: safetensors that name their network and config."""
     from nlsr.weights import load, save_network
     from nlsr.weights.catalogue import sha256
+    from nlsr.weights.checkpoint import is_ours, read_metadata
 
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "no such file"
+        raise CheckpointError(f"{file}: expected a weight file, found {found}")
+    if is_ours(read_metadata(file)):
+        raise CheckpointError(f"{file}: is a file of nlsr already, with its config; nothing to convert")
     target = output or file.with_suffix(".safetensors")
     if target.exists() and (not overwrite or target.samefile(file)):
         raise UsageError(f"{target}: exists already; choose another name with -o, or --overwrite")

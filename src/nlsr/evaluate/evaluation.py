@@ -14,6 +14,7 @@ from nlsr.evaluate.datasets import Pair, PairFolder, data_set_name, from_8_bits,
 from nlsr.evaluate.metrics import Score
 from nlsr.evaluate.protocols import LUMA_FIRST, PAPERS, PROTOCOLS, WORDS, measure_luma_first
 from nlsr.images import resize
+from nlsr.upscale.memory import out_of_memory
 
 Upscale = Callable[[Tensor], Tensor]
 """From float32 RGB (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w), on any device; need not be clipped."""
@@ -119,7 +120,7 @@ def evaluate(
         except NlsrError as error:
             failures.append(Failure(path.name, str(error)))
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             failures.append(Failure(path.name, "does not fit in memory; try --tile 256"))
         if progress is not None:
@@ -168,11 +169,6 @@ def _row(upscale: Upscale, pair: Pair, scale: int, protocols: Sequence[str], enl
         scores[LUMA_FIRST] = measure_luma_first(pair.high_res, grey=pair.grey, scale=scale, enlarge=enlarge_luma)
     height, width = pair.high_res.shape[-2:]
     return Row(pair.name, (height, width), scores)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    told = ("out of memory", "allocate memory")  # how torch says it on an accelerator, and on a processor
-    return isinstance(error, MemoryError) or any(words in str(error) for words in told)
 
 
 def _mean(scores: list[Score]) -> Score:

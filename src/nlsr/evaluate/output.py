@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from nlsr.evaluate.models import Model
 from nlsr.evaluate.protocols import PAPERS, PROTOCOLS, WORDS
 from nlsr.evaluate.tables import Result, as_csv, report
 from nlsr.evaluate.worst import Example, draw
+from nlsr.files import replacing
 
 NUM_WORST = 3
 
@@ -222,13 +222,8 @@ def _append_line(path: Path, line: str) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Written under another name first, so that no half file is ever seen."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _file_name(result: Result) -> str:

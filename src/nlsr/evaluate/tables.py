@@ -10,6 +10,7 @@ from nlsr.evaluate.metrics import Score
 from nlsr.evaluate.models import Model
 from nlsr.evaluate.protocols import PAPERS, WORDS
 from nlsr.evaluate.published import PUBLISHED, Published
+from nlsr.images import one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ def as_csv(results: list[Result]) -> str:
         }
         for row in evaluation.rows:
             height, width = row.size
-            place = {"image": row.name, "width": width, "height": height}
+            place = {"image": one_line(row.name), "width": width, "height": height}
             for name, score in row.scores.items():
                 writer.writerow(common | place | {"protocol": name} | _csv_score(score))
         for name, score in evaluation.means.items():
@@ -183,5 +184,5 @@ def _score(score: Score, digits: tuple[int, int] = (2, 4)) -> str:
 
 
 def _cell(text: str) -> str:
-    """A file name may hold what would end a cell or a line."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """A file name may hold what would end a cell or a line, or be no text."""
+    return one_line(" ".join(text.split())).replace("|", "\\|")

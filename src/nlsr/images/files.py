@@ -8,8 +8,6 @@ docs/formats.md says what each format keeps.
 import contextlib
 import errno
 import os
-import re
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -21,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.errors import ImageError, NlsrError, ShapeError, UsageError
+from nlsr.files import replacing
 from nlsr.images.formats.decode import decode, sniff
 from nlsr.images.formats.decoded import Refusal
 from nlsr.images.formats.encode import encode, layout_of
@@ -165,7 +164,7 @@ def write_bands(
     format = check_target(path, height=height, width=width, alpha=alpha, overwrite=overwrite, format=format)
     shown = one_line(path)
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             encode(file, format, layout_of(format, like, height, width), _relayed(bands), quality)
     except _BandsFailed as failed:
         raise failed.error from None
@@ -245,17 +244,9 @@ def format_named(name: str) -> str:
     return format
 
 
-def is_unfinished(name: str) -> bool:
-    """Whether a file's name is one that only writing gives, until it is complete; a killed process leaves it behind."""
-    return _UNFINISHED.fullmatch(name) is not None
-
-
 def one_line(path: PathLike) -> str:
     """A path as it stands in a message: newlines, control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fsdecode(path))
-
-
-_UNFINISHED = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
 class _BandsFailed(Exception):
@@ -360,26 +351,6 @@ def _check_picture(picture: Picture) -> None:
             raise ShapeError(f"expected floating-point, uint8 or uint16 pixels, got {tensor.dtype}; convert them")
     if picture.depth not in (8, 16, 32):
         raise ShapeError(f"expected a depth of 8, 16 or 32 bits, got {picture.depth}")
-
-
-@contextlib.contextmanager
-def _replacing(path: PathLike) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    name = os.fsdecode(path)
-    folder, base = os.path.split(name)
-    # Shortened, as the longest possible name would be too long with what is added here.
-    part = os.path.join(folder, f".{base[:40]}.{secrets.token_hex(4)}.part")
-    try:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, name)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise
 
 
 def _raise_unwritable(shown: str, error: Exception) -> NoReturn:

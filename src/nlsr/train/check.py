@@ -1,7 +1,7 @@
 """What training by a recipe would do, in words: without data, without Lightning, without a step of training."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 
 import torch
@@ -10,8 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.networks import count_multiply_adds
 from nlsr.errors import NlsrError
-from nlsr.images import ENDINGS
+from nlsr.evaluate import PairFolder
 from nlsr.train.recipe import CHECKPOINT, DataSection, LossesSection, Recipe, Stage, TrainingSection
+from nlsr.train.start import load_teacher, start_from
+from nlsr.upscale.batch.sources import find
 from nlsr.weights import load
 
 CHEAP = 1e11
@@ -51,31 +53,46 @@ def _network(recipe: Recipe) -> Lines:
         f"{recipe.network.preset} x{recipe.network.scale}: {parameters:,} parameters, "
         f"{counted / 1e9:.3g} G multiply-adds per patch of {side}x{side}",
     )
-    for key, model in (("start", recipe.start), ("teacher", recipe.training.teacher)):
-        if model is not None:
-            yield key, _model(model)
+    if (start := recipe.start) is not None:
+        yield "start", _model(start, lambda: start_from(recipe.build_network(), start))
+    if (teacher := recipe.training.teacher) is not None:
+        yield "teacher", _model(teacher, lambda: load_teacher(recipe))
 
 
-def _model(model: str) -> str:
+def _model(model: str, check: Callable[[], object]) -> str:
     if Path(model).suffix and not Path(model).exists():
         return f"{model}: missing"
+    check()
     network = load(model)
     return f"{model}: {type(network).__name__} x{network.scale}"
 
 
 def _data(recipe: Recipe, data: Path) -> Lines:
     folders = recipe.data
-    for label, names in (("train", folders.train), ("low-res", folders.low_res), ("validation", [folders.validation])):
-        for name in names or ():
-            yield label, f"{data / name}: {_images(data / name)}"
+    find_train = _directly_in if folders.low_res else _anywhere_in
+    for name in folders.train:
+        yield "train", f"{data / name}: {_images(data / name, find_train)}"
+    for name in folders.low_res or ():
+        yield "low-res", f"{data / name}: {_images(data / name, _directly_in)}"
+    yield "validation", f"{data / folders.validation}: {_images(data / folders.validation, _directly_in)}"
     yield "patches", ", ".join(_patches(folders))
 
 
-def _images(folder: Path) -> str:
+def _images(folder: Path, find_in: Callable[[Path], Sized]) -> str:
     if not folder.is_dir():
         return "missing; --data names the folder above it"
-    count = sum(path.suffix.lower() in ENDINGS for path in folder.rglob("*"))
-    return f"{count} images" if count else "no image in it"
+    try:
+        return f"{len(find_in(folder))} images"
+    except NlsrError:
+        return "no image in it"
+
+
+def _anywhere_in(folder: Path) -> Sized:
+    return find([folder]).sources
+
+
+def _directly_in(folder: Path) -> Sized:
+    return PairFolder(folder, scale=1)
 
 
 def _patches(data: DataSection) -> Iterator[str]:

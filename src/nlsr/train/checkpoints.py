@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -41,6 +42,8 @@ class Checkpoints(TorchCheckpointIO):
         """Raises: CheckpointError if the file is damaged or no checkpoint of ours."""
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         except Exception as error:  # unpickling rubbish can fail in any way
             raise CheckpointError(
                 f"{path}: expected a checkpoint of nlsr train, found a damaged or foreign file; start again without it"
@@ -52,7 +55,11 @@ class Checkpoints(TorchCheckpointIO):
 
 def check_same_run(recipe: Recipe, num_images: int, saved: dict[str, Any]) -> None:
     """Raises: RecipeError that names every key in which the checkpoint's recipe differs, and what to do."""
-    before, now = (_flat(one.model_dump(mode="json")) for one in (Recipe.model_validate_json(saved["recipe"]), recipe))
+    try:
+        former = Recipe.model_validate_json(saved["recipe"])
+    except ValidationError as error:
+        raise RecipeError("the checkpoint is of another version of nlsr; begin another run with -o") from error
+    before, now = (_flat(one.model_dump(mode="json")) for one in (former, recipe))
     before["number of training images"], now["number of training images"] = saved["num_images"], num_images
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in FREE]
     if changed:

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 from torch.utils._pytree import tree_map_only
+
+from nlsr.errors import UsageError
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -25,6 +29,14 @@ class Devices:
     nodes: int = 1
     strategy: Strategy = "ddp"
     """ddp: every device holds the whole network. fsdp: weights and optimiser state are divided among them."""
+
+    def trainer(self, **options: Any) -> lightning.Trainer:
+        """With further options. Raises: UsageError if there are fewer devices."""
+        try:
+            return lightning.Trainer(**options, **self.options())
+        except MisconfigurationException as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"--devices {self.per_node}: not available here ({reason})") from error
 
     def options(self) -> dict[str, Any]:
         """For Lightning's trainer."""

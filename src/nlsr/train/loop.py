@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from nlsr.errors import Interrupted, RecipeError, TrainingError
+from nlsr.errors import Interrupted, TrainingError
 from nlsr.evaluate import Pair, PairFolder, evaluate
 from nlsr.networks import Network
 from nlsr.networks.network import Observed
@@ -33,7 +33,8 @@ from nlsr.train.losses import PIXEL_LOSSES
 from nlsr.train.milestones import Milestones
 from nlsr.train.optimizers import averaged, build_optimizer, build_schedule
 from nlsr.train.recipe import CHECKPOINT, Recipe
-from nlsr.weights import load, save_network
+from nlsr.train.start import images_to_validate, load_teacher, start_from
+from nlsr.weights import save_network
 
 SMOOTHING = 0.02
 """Share of the latest step in the loss and the gradient's norm that are shown."""
@@ -42,12 +43,18 @@ SMOOTHING = 0.02
 class Training(lightning.LightningModule):
     """A network, the average of its weights, and how a step changes both."""
 
-    def __init__(self, recipe: Recipe, pairs: Pairs, validation: Path, folder: Path) -> None:
-        """Raises: RecipeError, CheckpointError if networks or weights that the recipe names do not fit."""
+    def __init__(self, recipe: Recipe, pairs: Pairs, validation: Path, folder: Path, *, resume: bool) -> None:
+        """
+        Args:
+            resume: a checkpoint will be loaded, so that the weights to start from need not be there any more.
+        Raises: RecipeError, CheckpointError if networks or weights that the recipe names do not fit, ImageError or
+            ShapeError if a validation image cannot be used.
+        """
         super().__init__()
         self.recipe, self.pairs, self.validation, self.folder = recipe, pairs, validation, folder
         self.network: Network = recipe.build_network().to(memory_format=torch.channels_last)
-        if recipe.start is not None:
+        self.validated = images_to_validate(validation, self.network.scale)
+        if recipe.start is not None and not resume:
             start_from(self.network, recipe.start)
         self.average: Network = deepcopy(self.network).requires_grad_(False).eval()
         self.teacher = None if recipe.training.teacher is None else [load_teacher(recipe)]  # a list: no part of us
@@ -76,7 +83,7 @@ class Training(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Any]:
         settings = self.recipe.training
         course = Course(self.recipe, self.pairs, rank=self.global_rank, ranks=self.trainer.world_size)
-        num_workers = self.recipe.data.num_workers
+        num_workers = self.recipe.data.num_workers(self.trainer.num_devices)
         numbers = Numbers(self.global_step * settings.accumulate, settings.steps * settings.accumulate)
         return DataLoader(
             course,
@@ -140,8 +147,9 @@ class Training(lightning.LightningModule):
             raise TrainingError(
                 f"the loss ({values['loss']:g}) or gradient ({values['gradient_norm']:g}) of step {self.global_step} "
                 "is not finite; its batch is in "
-                f"{save_batch(self.folder, self._batch, self.global_step, self.global_rank)}; lower "
-                "training.learning_rate or training.gradient_clip, or go on from the last checkpoint with --resume"
+                f"{save_batch(self.folder, self._batch, self.global_step, self.global_rank)}; begin another run (--set "
+                "name=...) with a lower training.learning_rate or training.gradient_clip; it can start from weights of "
+                "this one (--set start=FILE)"
             )
         for name, value in values.items():
             before = self.shown[name]
@@ -185,10 +193,17 @@ class Training(lightning.LightningModule):
         return assembled(self.average, self.recipe) if self.is_divided else self.average
 
     def score(self, network: Network) -> float:
-        """Mean PSNR of luma, in dB, on the validation set; remembered."""
+        """Mean PSNR of luma, in dB, on the validation set; remembered.
+
+        Raises: TrainingError if an image is missing from the mean, which would be that of another set.
+        """
         with torch.inference_mode():
             result = evaluate(upscale_with(network), self.validation, scale=network.scale)
-        self.scores[self.validation.name] = result.mean.psnr
+        if result.failures:
+            raise TrainingError(f"{self.validation / result.failures[0].name}: {result.failures[0].reason}")
+        if [row.name for row in result.rows] != self.validated:
+            raise TrainingError(f"{self.validation}: expected {', '.join(self.validated)}, as in the beginning")
+        self.scores[result.data] = result.mean.psnr
         return result.mean.psnr
 
     def sample(self, network: Network) -> tuple[Pair, Tensor]:
@@ -202,31 +217,6 @@ def _deaf(_: int) -> None:
     """In a loading process: an interrupted training finishes the step in hand, for which it may need a batch."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-@torch.no_grad()
-def start_from(network: Network, model: str) -> None:
-    """Copy every weight of another model that fits by name and shape: all but the upsampler, between scales.
-
-    Raises: CheckpointError if there is no such model; RecipeError if not half of the network's weights fit.
-    """
-    given, own = load(model).state_dict(), network.state_dict()
-    fitting = [name for name in own if name in given and given[name].shape == own[name].shape]
-    if sum(own[name].numel() for name in fitting) < sum(tensor.numel() for tensor in own.values()) / 2:
-        raise RecipeError(f"start: {model} fits in {len(fitting)} of {len(own)} tensors; name weights of this network")
-    for name in fitting:
-        own[name].copy_(given[name])
-
-
-def load_teacher(recipe: Recipe) -> Network:
-    """Raises: CheckpointError if there is no such model, RecipeError if it enlarges by another scale."""
-    assert recipe.training.teacher is not None
-    teacher = load(recipe.training.teacher).requires_grad_(False)
-    if teacher.scale != recipe.network.scale:
-        raise RecipeError(
-            f"training.teacher: {recipe.training.teacher} enlarges by {teacher.scale}, expected {recipe.network.scale}"
-        )
-    return teacher
 
 
 def divide(network: Network, mesh: DeviceMesh) -> None:
@@ -307,14 +297,15 @@ def fit(
         devices: how many, and how they share the work; by default one.
     Returns: the path of the weight file.
     Raises: Interrupted if the user or the system ended the run; what was done is then saved.
-        RecipeError if the checkpoint is of another run, CheckpointError if one cannot be read or written,
-        TrainingError if numbers are not finite any more.
+        UsageError if there are fewer devices, RecipeError if the checkpoint is of another run, CheckpointError if one
+        cannot be read or written, ImageError or ShapeError if a validation image cannot be used, TrainingError if
+        numbers are not finite any more.
     """
-    module = Training(recipe, pairs, validation, folder)
-    PairFolder(validation, scale=module.network.scale)  # what is wrong with it is said now, not at the first validation
+    module = Training(recipe, pairs, validation, folder, resume=resume)
+    folder.mkdir(parents=True, exist_ok=True)
     settings, checkpoints = recipe.training, Checkpoints()
     milestones = Milestones(folder, checkpoints)
-    trainer = lightning.Trainer(
+    trainer = (devices or Devices()).trainer(
         default_root_dir=folder,
         max_steps=settings.steps,
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
@@ -327,7 +318,6 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=10**9,
-        **(devices or Devices()).options(),
     )
     with milestones.listening():
         trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
@@ -335,19 +325,24 @@ def fit(
         raise Interrupted(milestones.how_to_go_on())
     path, network = folder / f"{recipe.name}.safetensors", module.evaluated()
     if trainer.is_global_zero:
-        save_network(path, network, card=card(module, sources))
+        save_network(path, network, card=card(module, sources, trainer.strategy.root_device))
     return path
 
 
-def card(module: Training, sources: Sequence[str]) -> dict[str, Any]:
+def card(module: Training, sources: Sequence[str], device: torch.device) -> dict[str, Any]:
     """What should be known about the weights."""
     return {
         "recipe": module.recipe.model_dump(mode="json"),
         "data": list(sources),
         "steps": module.global_step,
         "hours": round(module.seconds / 3600, 2),
-        "machine": f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
-        if module.device.type == "cpu"
-        else torch.cuda.get_device_name(module.device),
+        "machine": f"{_machine(device)}, torch {torch.__version__}",
         "psnr": {name: round(score, 3) for name, score in module.scores.items()},
     }
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    accelerator = "" if device.type == "cpu" else f"{device.type}, "
+    return f"{accelerator}{torch.get_num_threads()} threads, {platform.machine()}"

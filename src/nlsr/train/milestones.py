@@ -89,11 +89,14 @@ class Milestones(Callback):
         now = time.monotonic()
         module.seconds += now - self.started
         pace = (step - self.since) / (now - self.started)
+        problems = []
         if validates:
             module.shown = {name: _mean_of_ranks(trainer, value) for name, value in module.shown.items()}
             network = module.evaluated()
-            self._on_main_process(trainer, step, lambda: self._validate(trainer, module, network, pace))
-        self._save(trainer, step)
+            problems += self._on_main_process(trainer, lambda: self._validate(trainer, module, network, pace))
+        problems += self._save(trainer, step)  # also if validating failed: the steps are good
+        if problems:
+            raise TrainingError(f"step {step}: {'; '.join(problems)}; {self._what_is_safe()}")
         trainer.should_stop = stops
         self.since, self.started = step, time.monotonic()
 
@@ -117,16 +120,15 @@ class Milestones(Callback):
             self.tensorboard.numbers(step, numbers)
             self.tensorboard.picture(step, sample)
 
-    def _save(self, trainer: lightning.Trainer, step: int) -> None:
+    def _save(self, trainer: lightning.Trainer, step: int) -> list[str]:
         trainer.save_checkpoint(self.folder / CHECKPOINT)
-        self._on_main_process(trainer, step, self.checkpoints.check)
-        self.saved_step = step
+        problems = self._on_main_process(trainer, self.checkpoints.check)
+        if not problems:
+            self.saved_step = step
+        return problems
 
-    def _on_main_process(self, trainer: lightning.Trainer, step: int, work: Callable[[], None]) -> None:
-        """Do something that may fail on one process only, so that all end together and none waits for ever.
-
-        Raises: TrainingError on all.
-        """
+    def _on_main_process(self, trainer: lightning.Trainer, work: Callable[[], None]) -> list[str]:
+        """Do something that may fail on one process; what went wrong, known to all, so that none waits for ever."""
         problem = ""
         if trainer.is_global_zero:
             try:
@@ -134,8 +136,7 @@ class Milestones(Callback):
             except (NlsrError, OSError) as error:
                 problem = str(error)
         problem = trainer.strategy.broadcast(problem)
-        if problem:
-            raise TrainingError(f"step {step}: {problem}; {self._what_is_safe()}")
+        return [problem] if problem else []
 
     def _what_is_safe(self) -> str:
         if self.saved_step is None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nlsr.attention import EfficientContrastive, SharedAttention
-from nlsr.errors import NlsrError, RecipeError
-from nlsr.networks import NETWORKS, PRESETS
+from nlsr.errors import NlsrError, RecipeError, ShapeError
+from nlsr.networks import NETWORKS, PRESETS, configure
 from nlsr.settings import parse_value
 from nlsr.train.data import AugmentationSection, DegradationSection
 from nlsr.train.section import Positive, Section
@@ -41,7 +41,11 @@ class NetworkSection(BaseModel):
         for name in self.model_extra or {}:
             if name not in fields:
                 raise RecipeError(f"network.{name}: unknown{_nearest(name, fields)}")
-        return type(config)(**{name: getattr(config, name) for name in fields} | (self.model_extra or {}))
+        values = {name: getattr(config, name) for name in fields}
+        try:
+            return configure(type(config), values | (self.model_extra or {}))
+        except ShapeError as error:
+            raise RecipeError(f"network.{error}") from error
 
 
 class DataSection(Section):
@@ -69,17 +73,19 @@ class DataSection(Section):
             raise ValueError("augmentation.cut_clean needs the section data.degradation")
         return self
 
-    @property
-    def num_workers(self) -> int:
+    def num_workers(self, processes: int) -> int:
         """Processes that make batches beside the training: making low-res patches takes a tenth of a step or more.
 
         Batches are the same whatever their number.
+
+        Args:
+            processes: that train on this machine and share its cores.
         """
         if self.degradation is None and self.augmentation.zoom is None:
             return 0
         # Where the system can say so, the cores that this process may use, of those that there are.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(MOST_LOADERS, max(1, cores // 2))
+        return min(MOST_LOADERS, max(1, cores // (2 * processes)))
 
 
 class LossesSection(Section):
@@ -145,7 +151,7 @@ class TrainingSection(Section):
     """`schedule-free` is AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
     learning_rate: float = Field(2e-4, gt=0)
     """The highest, reached after the warm-up."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the first and second moment."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
@@ -201,10 +207,16 @@ class Stage(NamedTuple):
     batch_size: int
 
 
+def _not_best(name: str) -> str:
+    if name == "best":
+        raise ValueError("best.safetensors holds the weights of the best validation; expected another name")
+    return name
+
+
 class Recipe(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, AfterValidator(_not_best)] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Of the run's folder and its weights."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Of the first weights and of every draw."""
     start: str | None = None
     """Weights to start from, by name or file: of another scale, say. What differs in shape starts afresh."""
@@ -234,6 +246,10 @@ class Recipe(Section):
         if any(wanted.values()) and not any(isinstance(one, EfficientContrastive) for one in network.operators()):
             key = next(name for name, value in wanted.items() if value)
             raise RecipeError(f"training.{key}: {self.network.preset} has no attention with random features; remove it")
+        if settings.joined_patches > 1 and self.network.preset == "csnln":
+            raise RecipeError(
+                "training.joined_patches: the cross-scale attention of csnln stays within a patch; remove it"
+            )
         attentions = [module for module in network.modules() if isinstance(module, SharedAttention)]
         if settings.joined_patches > 1 and not attentions and getattr(config, "operator", None) != "none":
             raise RecipeError(
@@ -283,6 +299,8 @@ def _contradictions(settings: TrainingSection) -> Iterator[str]:
     if settings.optimizer == "schedule-free":
         if settings.schedule != "constant":
             yield f'schedule: schedule-free needs "constant", got "{settings.schedule}"'
+        if not settings.betas[0]:
+            yield "betas: schedule-free needs the first above zero"
         if settings.average_decay:
             yield f"average_decay: schedule-free averages the weights itself and needs 0, got {settings.average_decay}"
     if (settings.teacher is None) != (not settings.losses.distillation):
@@ -295,7 +313,7 @@ def read_recipe(path: Path, settings: list[str] | None = None) -> Recipe:
     Raises: RecipeError that names the file and the wrong key.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,7 @@ def write_sample(path: Path, sample: Tensor) -> None:
 
 
 class Log:
-    """TensorBoard's log of a run, if TensorBoard is installed; nothing otherwise."""
+    """TensorBoard's log of a run, if TensorBoard is installed; nothing otherwise, nor once it cannot be written."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """What an earlier run logged after `first_step` is dropped."""
@@ -106,14 +108,22 @@ class Log:
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        for name, value in values.items():
+            self._try(lambda writer, name=name, value=value: writer.add_scalar(name, value, step))
 
     def picture(self, step: int, sample: Tensor) -> None:
-        if self._writer is not None:
-            self._writer.add_image("sample", sample[0], step)
+        self._try(lambda writer: writer.add_image("sample", sample[0], step))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._try(lambda writer: writer.close())
+
+    def _try(self, write: Callable[[Any], None]) -> None:
+        """A log is no reason to end a training."""
+        if self._writer is None:
+            return
+        try:
+            write(self._writer)
+        except OSError as error:
+            self._writer = None
+            logger = logging.getLogger(__name__)
+            logger.warning("TensorBoard's log cannot be written (%s), it ends here", error.strerror)

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -18,7 +18,7 @@ def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
 Share = Annotated[float, Field(ge=0, le=1)]
 """A probability."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
 """The smallest and the largest value of a draw, both positive."""

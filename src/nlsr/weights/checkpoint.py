@@ -5,8 +5,6 @@ Nothing runs on load. A foreign file goes to `published.py`, which needs no more
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.errors import CheckpointError, NlsrError
-from nlsr.networks import NETWORKS, Network, name_of
+from nlsr.files import replacing
+from nlsr.networks import NETWORKS, Network, configure, name_of
 
 FORMAT = "nlsr-1"
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -44,25 +43,11 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Raises: CheckpointError if the file cannot be written; what was there before is then untouched."""
-    temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = file.name
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
-        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -96,6 +81,17 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return {}
 
 
+def read_card(path: str | Path) -> dict[str, Any]:
+    """What one of our files says of its training; nothing for other files.
+
+    Raises: CheckpointError if that is no JSON table.
+    """
+    try:
+        return dict(json.loads(read_metadata(path).get("card", "{}")))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the training card inside is damaged ({error}); get the file again") from error
+
+
 def is_ours(metadata: dict[str, str]) -> bool:
     """Whether a file with this metadata was written by `save_network`, of this version or another."""
     return metadata.get("format", "").startswith("nlsr")
@@ -117,7 +113,7 @@ def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         with torch.random.fork_rng(
             devices=[]
         ):  # building draws initial weights; loading must not move the caller's draws
-            network = network_type(config_type(**json.loads(metadata["config"])))
+            network = network_type(configure(config_type, dict(json.loads(metadata["config"]))))
     except (TypeError, ValueError, KeyError, NlsrError) as error:
         raise CheckpointError(f"{path}: the config inside does not fit {name} ({error})") from error
     return fill(path, network, tensors)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nlsr.errors import CheckpointError, NlsrError
-from nlsr.networks import NETWORKS, Network
+from nlsr.networks import NETWORKS, Network, configure
 from nlsr.networks.parts import DIV2K_MEAN
 from nlsr.weights.checkpoint import mismatches, shorten
 from nlsr.weights.published import PUBLISHED, Rules, Tensors
@@ -63,9 +63,9 @@ def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]
     config_type, network_type = NETWORKS[detected.network]
     try:
         with torch.random.fork_rng(devices=[]):
-            config = config_type(**(detected.sizes | settings))
+            config = configure(config_type, detected.sizes | settings)
             network = network_type(config)
-    except (NlsrError, TypeError) as error:
+    except NlsrError as error:
         raise CheckpointError(
             f"{path}: closest to {detected.network}, but no such network can be built: {error}"
         ) from error

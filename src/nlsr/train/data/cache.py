@@ -8,7 +8,6 @@ has its name only when it is complete. So an interrupted run loses what was in h
 import hashlib
 import json
 import os
-import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from nlsr.errors import ImageError
 from nlsr.evaluate.datasets import check_low_res, to_8_bits
+from nlsr.files import replacing
 from nlsr.images import bleed, one_line, read, resize
 from nlsr.train.data.pairs import Entry, Facts, opened
 from nlsr.train.data.quality import jpeg_quality
@@ -33,7 +33,7 @@ ENDING = ".safetensors"
 
 
 def default_folder() -> Path:
-    """Where decoded images are kept if nobody says another place; may be deleted at any time."""
+    """Where decoded images are kept if nobody says another place; may be deleted whenever no training runs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nlsr"
 
 
@@ -139,10 +139,5 @@ def _given(file: Path, high: UInt8[Tensor, "3 _h _w"], scale: int) -> UInt8[Tens
 
 def _write(target: Path, images: dict[str, Tensor], about: dict[str, Any]) -> None:
     metadata = {"nlsr": json.dumps(about | {"checksum": _checksum(images, about)}, sort_keys=True)}
-    part = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(save(images, metadata))
-        os.replace(part, target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(target) as file:
+        file.write(save(images, metadata))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nlsr.errors import ImageError, NlsrError, RecipeError, UsageError
 from nlsr.evaluate import PairFolder
-from nlsr.images import READ_ENDINGS, is_unfinished, one_line
+from nlsr.files import is_unfinished
+from nlsr.images import READ_ENDINGS, one_line
 from nlsr.train.data.cache import entry_of
 from nlsr.train.data.pairs import Entry, Pairs
 from nlsr.upscale.batch.sources import find

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from nlsr.errors import ImageError, UsageError
-from nlsr.images import is_unfinished, one_line
+from nlsr.files import is_unfinished
+from nlsr.images import one_line
 
 try:
     import fcntl
