@@ -13,6 +13,10 @@ class ImageError(NlsrError):
     """An image file cannot be read or written."""
 
 
+class NotFiniteError(NlsrError):
+    """NaN or infinity where numbers are computed with."""
+
+
 class CheckpointError(NlsrError):
     """A weight file does not hold what was asked for."""
 

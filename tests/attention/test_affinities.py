@@ -216,3 +216,27 @@ def test_a_block_without_operator_needs_an_affinity():
 def test_a_reduction_that_does_not_divide_the_channels_is_refused():
     with pytest.raises(ShapeError, match="divides 8 channels, got 3"):
         NonLocal(8, reduction=3)
+
+
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("name", ["hash", "superbit", "kmeans, three rounds"])
+def test_large_chunks_in_float32_take_another_product_and_give_the_same(name, keep):
+    """From `LARGE_CHUNK` slots on."""
+    operator = {
+        "hash": lambda: NonLocalSparse(8, reduction=2, chunk_size=144, rounds=4),
+        "superbit": lambda: GlobalLearnable(8, reduction=2, chunk_size=128, rounds=3),
+        "kmeans, three rounds": lambda: LearnableSparsePattern(8, num_clusters=4, window_size=384, rounds=3),
+    }[name]()
+    affinity = operator.match(features(2, 21, 20, torch.float32), keep=keep)
+    values = tokens(affinity, 2, dtype=torch.float32)
+    assert_close(affinity.aggregate(values), affinity.dense() @ values, factor=10)
+
+
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "kernel"])
+def test_gradients_of_gradients_are_refused_and_never_wrong(name, keep):
+    input = features(1, 5, 7).requires_grad_()
+    affinity = OPERATORS[name]().double().match(input, keep=keep)
+    drawn = affinity.aggregate(tokens(affinity, 1))
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(drawn.pow(2).sum(), input, create_graph=True)

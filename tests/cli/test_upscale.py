@@ -289,6 +289,23 @@ def test_tiles_are_compared_with_the_whole(nlsr, tmp_path, tiny_model):
     assert (code, "expected one picture, got 2" in err) == (2, True)
 
 
+def test_a_comparison_never_takes_the_place_of_the_picture(nlsr, tmp_path, tiny_model):
+    path = picture(tmp_path / "a.png", (60, 40))
+    content = path.read_bytes()
+    words = ["upscale", path, "-o", tmp_path / "b.png", "--model", tiny_model, "--overwrite", "--tile", 32]
+    for target in (path, tmp_path / "b.png"):
+        code, _, err = nlsr(*words, "--compare-whole", target)
+        assert (code, "is the picture itself" in err) == (2, True)
+    assert path.read_bytes() == content
+
+
+def test_a_name_that_becomes_too_long_is_one_line(nlsr, tmp_path, tiny_model):
+    path = picture(tmp_path / f"{'a' * 251}.png")
+    code, out, err = nlsr("upscale", path, "--model", tiny_model)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "too long" in err
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("a.png", "sub/b.jpg", "sub/deep/c.webp"):

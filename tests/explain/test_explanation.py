@@ -9,7 +9,20 @@ from nlsr.errors import ShapeError, UsageError
 from nlsr.explain import Region, explain
 from nlsr.explain.explanation import held_for_backward
 from nlsr.explain.picture import draw
-from nlsr.networks import ASID, CSNLN, PAN, ASIDConfig, CSNLNConfig, LCoAN, LCoANConfig, PANConfig
+from nlsr.networks import (
+    ASID,
+    CSNLN,
+    DLSN,
+    NLSN,
+    PAN,
+    ASIDConfig,
+    CSNLNConfig,
+    DLSNConfig,
+    LCoAN,
+    LCoANConfig,
+    NLSNConfig,
+    PANConfig,
+)
 
 
 def noise(height, width):
@@ -155,3 +168,19 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setattr("nlsr.extras.find_spec", lambda module: None)
     with pytest.raises(UsageError, match=r"needs 'matplotlib'; install it with: pip install 'nlsr\[bench\]'"):
         draw(explanation, image, title="")
+
+
+@pytest.mark.parametrize("kind", ["nlsn", "dlsn"])
+def test_networks_with_the_published_chunks_are_explained(kind):
+    network = {
+        "nlsn": lambda: NLSN(NLSNConfig(2, channels=16, num_blocks=1)),
+        "dlsn": lambda: DLSN(DLSNConfig(2, channels=16, num_groups=2, num_blocks=1)),
+    }[kind]()
+    found = explain(network, torch.rand(1, 3, 24, 24), (5, 5), affinity=1 if kind == "dlsn" else 0, steps=1)
+    assert abs(float(found.sources.heat.sum()) - 1) < 1e-5
+
+
+def test_a_long_strip_is_drawn():
+    network = lcoan("kmeans")
+    image = torch.rand(1, 3, 16, 1400)
+    assert draw(explain(network, image, (5, 5), steps=1), image, title="strip").shape[1] == 3

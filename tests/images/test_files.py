@@ -197,6 +197,22 @@ def test_tiff_whose_zero_is_white_is_inverted(tmp_path, dtype):
     assert np.array_equal(as_samples(read(tmp_path / "a.tif"), white), white - samples.astype(int))
 
 
+def test_a_tiff_of_one_bit_whose_zero_is_white_is_inverted(tmp_path):
+    bits = stored((9, 13), 1)[:, :, 0] > 99
+    tifffile.imwrite(tmp_path / "plain.tif", bits, photometric="miniswhite")
+    Image.fromarray(~bits).save(tmp_path / "fax.tif", compression="group4", tiffinfo={262: 0})
+    assert np.array_equal(as_samples(read(tmp_path / "plain.tif"))[:, :, 0], 255 * ~bits)
+    with Image.open(tmp_path / "fax.tif") as image:
+        expected = np.asarray(image.convert("L"))
+    assert np.array_equal(as_samples(read(tmp_path / "fax.tif"))[:, :, 0], expected)
+
+
+def test_channels_beside_inks_and_palettes_are_not_dropped_in_silence(tmp_path):
+    samples = stored((9, 13), 5)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="separated", extrasamples=["unassalpha"])
+    assert "extra channels dropped: 1" in read(tmp_path / "a.tif").notes
+
+
 def test_colours_multiplied_by_alpha_are_divided_again(tmp_path):
     samples = np.array([[[60, 20, 0, 100], [7, 7, 7, 0], [9, 8, 7, 255]]], np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", extrasamples=["assocalpha"])

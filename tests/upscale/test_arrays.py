@@ -84,7 +84,19 @@ def test_a_pil_image_gives_a_pil_image(upscaler, mode, result_mode):
         image = image.convert(mode)
     image.info["icc_profile"] = b"profile"
     result = upscaler(image)
-    assert (result.mode, result.size, result.info) == (result_mode, (10, 14), {"icc_profile": b"profile"})
+    kept = {} if mode in ("CMYK", "YCbCr") else {"icc_profile": b"profile"}  # which are no channels of the result
+    assert (result.mode, result.size, result.info) == (result_mode, (10, 14), kept)
+
+
+@pytest.mark.parametrize(("mode", "transparent"), [("L", 7), ("RGB", (1, 2, 3))])
+def test_a_transparent_colour_becomes_alpha(upscaler, mode, transparent):
+    image = Image.new(mode, (5, 7), transparent)
+    image.info["transparency"] = transparent
+    assert np.asarray(upscaler(image))[:, :, -1].max() == 0
+
+
+def test_grey_multiplied_by_alpha_is_grey_with_alpha(upscaler):
+    assert upscaler(Image.new("LA", (5, 7), (100, 200)).convert("La")).mode == "LA"
 
 
 def test_a_transparent_palette_keeps_its_transparency(upscaler):
@@ -117,6 +129,8 @@ def test_a_path_gives_a_float_tensor(upscaler, tmp_path):
         (values(5, 5, 3).astype(np.int32), "expected uint8, uint16 or floating-point values, got torch.int32"),
         (np.array([["a"]]), "expected uint8, uint16 or floating-point values, got <U1"),
         (Image.new("I", (5, 5)), "got mode I"),
+        (255 * torch.rand(3, 5, 5), r"expected floating-point values in \[0, 1\], got .*; divide 8-bit values by 255"),
+        (values(5, 5, 3).astype(np.float32), r"expected floating-point values in \[0, 1\]"),
         ([1, 2], "expected a path, a PIL image, a numpy array, a tensor or a Picture, got list"),
         (None, "got NoneType"),
     ],

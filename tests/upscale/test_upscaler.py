@@ -35,7 +35,10 @@ def as_float(samples):
 
 
 class Failing(Network):
-    """Enlarges by repeating pixels, unless `fails(image)`: then `how(image)`."""
+    """Enlarges by repeating pixels, unless `fails(image)`: then `how(image)`. Copies tell what they saw: they are it."""
+
+    def __deepcopy__(self, memo):
+        return self
 
     def __init__(self, fails, how):
         super().__init__(LCoANConfig(2))
@@ -361,3 +364,29 @@ def test_a_pil_image_survives_the_way_to_a_file():
     buffer = io.BytesIO()
     Upscaler(network(), width=33)(Image.new("RGB", (20, 10), "red")).save(buffer, "PNG")
     assert Image.open(buffer).size == (33, 17)
+
+
+def test_the_callers_network_is_left_alone():
+    network = LCoAN(LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, num_clusters=4, window_size=16)).train()
+    strides = network.head.weight.stride()
+    Upscaler(network)(torch.rand(3, 9, 9))
+    assert network.training
+    assert network.head.weight.stride() == strides
+
+
+def test_a_network_in_another_dtype_computes_as_one_in_float32():
+    network = LCoAN(LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, num_clusters=4, window_size=16))
+    image = torch.rand(3, 9, 9)
+    expected = Upscaler(network)(image)
+    assert torch.equal(Upscaler(network.double())(image), expected)
+
+
+def test_a_budget_may_be_said_in_words():
+    assert Upscaler(memory="2GiB").budget == 2 * 2**30
+    with pytest.raises(UsageError, match="expected a size like 2GiB"):
+        Upscaler(memory="much")
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(UsageError, match="expected a name of weights, a file or a network of nlsr, got Linear"):
+        Upscaler(torch.nn.Linear(3, 3))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Keep, matching_dtype
-from nlsr.attention.streamed import budget
+from nlsr.attention.streamed import budget, check_first_order
 
 KEY_NORM_FLOOR = 5e-5
 """Published lower bound of a key's norm when it is normalised."""
@@ -183,7 +183,8 @@ def _blocks(num_chunks: int, size: int, element_size: int) -> list[slice]:
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """Batched matrix product (n, i, j) @ (n, j, k)."""
-    if left.device.type != "cpu" or left.dtype != torch.float32 or left.shape[1] < LARGE_CHUNK:
+    elsewhere = left.device.type != "cpu" or left.dtype != torch.float32
+    if elsewhere or left.shape[1] < LARGE_CHUNK or not right.shape[2]:  # no convolution makes nothing
         return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
     # torch multiplies float32 matrices by MKL, which takes its slow path on other processors than Intel's; a 1x1
     # convolution goes to oneDNN, which does not: 302 against 117 GFLOP/s on two Zen 5 cores at 384 slots.
@@ -219,6 +220,7 @@ class _Weigh(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_weights: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
+        check_first_order()
         query, key, weights = ctx.saved_tensors
         rounds, n, m = query.shape[1:4]
         grad_query, grad_key, grad_extra = (
@@ -257,6 +259,7 @@ class _Stored(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
+        check_first_order()
         weights, values = ctx.saved_tensors
         grad = grad.contiguous()
         grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[0] else None
@@ -288,6 +291,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
+        check_first_order()
         inputs = ctx.saved_tensors
         n, m = inputs[0].shape[2:4]
         grads = tuple(torch.empty_like(t) for t in inputs)

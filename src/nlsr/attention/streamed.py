@@ -58,8 +58,8 @@ class _InBlocks(torch.autograd.Function):
         return whole
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        check_first_order()
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]  # saved tensors may be unpacked only once
         totals = [torch.zeros_like(t) if need else None for t, need in zip(tensors, needed, strict=True)]
         with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
@@ -70,3 +70,12 @@ class _InBlocks(torch.autograd.Function):
                 for total, gradient in zip((t for t in totals if t is not None), found, strict=True):
                     total[block[0]] += gradient
         return None, None, None, *totals
+
+
+def check_first_order() -> None:
+    """For backwards that are written by hand, and whose own gradients would silently lack terms.
+
+    Raises: RuntimeError if gradients of gradients are asked for.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("this attention has first derivatives only; leave create_graph=True out")

@@ -46,7 +46,8 @@ class Cost:
 
     height: int
     width: int
-    seconds: float
+    seconds: float | None
+    """None if it was not run and there is nothing to predict it from."""
     peak_bytes: float
     predicted: bool
     """Not run: scaled from a smaller size by multiply-adds, and from the network's own estimate of its memory."""
@@ -140,13 +141,13 @@ def _cost(
 ) -> Cost:
     pixels = height * width
     memory = float(network.bytes_per_pixel() * pixels)
-    seconds = 0.0
-    if smaller:
+    seconds = None
+    if smaller and smaller.seconds is not None:
         counts = [
             multiply_adds(name, network.scale, *size) for size in ((height, width), (smaller.height, smaller.width))
         ]
         seconds = smaller.seconds * counts[0] / counts[1]
-    if seconds > limit or memory > total_memory():
+    if (seconds or 0) > limit or memory > total_memory():
         return Cost(height, width, seconds, memory, predicted=True)
     request = json.dumps([name, network.scale, height, width, threads])
     command = [sys.executable, "-m", "nlsr.benchmark.networks", request]
@@ -184,7 +185,10 @@ def markdown(rows: list[Row]) -> str:
         cells: list[Any] = [row.name, row.scale, f"{row.parameters:,}", published, f"{row.multiply_adds / 1e9:,.1f}"]
         for cost in row.costs:
             mark = "~" if cost.predicted else ""
-            cells += [f"{mark}{cost.seconds:.3g}", f"{mark}{cost.peak_bytes / 2**20:,.0f}"]
+            cells += [
+                "?" if cost.seconds is None else f"{mark}{cost.seconds:.3g}",
+                f"{mark}{cost.peak_bytes / 2**20:,.0f}",
+            ]
         lines.append([str(cell) for cell in cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

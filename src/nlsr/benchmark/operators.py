@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ OPERATORS: dict[str, Make] = {
 CROSS_SCALE = "cs-nl x2"
 NAMES = (*OPERATORS, CROSS_SCALE)
 SIZES = (64, 96, 128, 160, 224, 320)
+STARTING = 60.0
+"""Seconds that a process may take until it answers for the first time; loading torch takes most of them."""
 STACK = 10
 """Modules of a stack: the number of groups of the published LCoAN."""
 
@@ -112,6 +114,7 @@ def measure(
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise UsageError(f"{unknown[0]}: expected an operator of {', '.join(NAMES)}")
+    sizes = sorted(set(sizes))
     workers = {name: Worker("nlsr.benchmark.operators", threads=threads) for name in names}
     rows = [
         Measurement(name, size, channels, kind)
@@ -123,7 +126,7 @@ def measure(
     done = 0
     try:
         for name in names:
-            workers[name].ask("check", name, limit=limit)
+            workers[name].ask("check", name, limit=max(limit, STARTING))
         for _ in range(repeats):
             for row in rows:
                 _repeat(row, rows, workers[row.operator], device, limit)
@@ -157,7 +160,8 @@ def _repeat(row: Measurement, rows: list[Measurement], worker: Worker, device: s
 
 def exponent(rows: list[Measurement], quantity: str) -> float:
     """The power of the pixels with which a quantity of one operator grows: slope of the logarithms, least squares."""
-    points = [(math.log(row.size**2), math.log(getattr(row, quantity))) for row in rows if not row.failure]
+    measured = [(row.size**2, getattr(row, quantity)) for row in rows if not row.failure]
+    points = [(math.log(pixels), math.log(value)) for pixels, value in measured if value > 0]
     if len(points) < 2:
         return math.nan
     mean_x, mean_y = (statistics.fmean(axis) for axis in zip(*points, strict=True))
@@ -229,13 +233,14 @@ _counted: dict[Any, float] = {}
 
 def _timed(module: nn.Module, features: Tensor, what: str) -> tuple[float, float]:
     if features.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        device = features.device
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         started = time.perf_counter()
         _call(module, features, what)
-        torch.cuda.synchronize()
-        return time.perf_counter() - started, torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - started, torch.cuda.max_memory_allocated(device) - before
     _give_back()
     held = reset_peak()
     started = time.perf_counter()
@@ -257,10 +262,6 @@ def _give_back() -> None:
     """Free memory to the system, so that the next peak counts all that is used."""
     with contextlib.suppress(OSError):  # only glibc keeps it
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def as_dicts(rows: list[Measurement]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]
 
 
 REQUESTS: dict[str, Callable[..., Any]] = {"check": check, "run": _run}

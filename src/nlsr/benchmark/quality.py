@@ -20,6 +20,7 @@ from nlsr.attention import (
     SharedWindow,
 )
 from nlsr.attention.affinity import to_tokens
+from nlsr.attention.chunked import KEY_NORM_FLOOR
 from nlsr.attention.global_learnable import super_bits
 from nlsr.attention.hashing import bucket_codes, num_buckets
 from nlsr.benchmark.operators import OPERATORS
@@ -96,7 +97,7 @@ def exact_of(affinity: Affinity, operator: torch.nn.Module, features: Tensor) ->
 
 def unit_keys(embedding: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
     """As chunked attention normalises them."""
-    return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(5e-5)
+    return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
 
 
 @torch.no_grad()

@@ -55,12 +55,14 @@ def quality_table(operators: list[Quality], patterns: list[Quality]) -> str:
 def plot_operators(rows: list[Measurement], path: Path) -> None:
     """Time and memory against pixels, on logarithmic axes, with the fitted powers in the legend.
 
-    Raises: MissingExtra where matplotlib is not installed.
+    Raises: UsageError where matplotlib is not installed.
     """
     require("matplotlib", extra="bench")
     from matplotlib.figure import Figure
 
     chosen = [row for row in rows if row.what == "forward" and not row.failure]
+    if not chosen:
+        return
     figure = Figure(figsize=(12, 5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, quantity, label, factor in (

@@ -50,7 +50,7 @@ class Worker:
             raise Failed(f"more than {limit:.0f} s") from None
         if not line:
             self.close()
-            raise Failed("out of memory")
+            raise Failed("the process died, most likely out of memory")
         answer = json.loads(line)
         if "error" in answer:
             raise Failed(answer["error"])
@@ -94,8 +94,9 @@ def _serve(module: str, threads: int) -> None:
         name, arguments = json.loads(line)
         try:
             answer = {"result": requests[name](*arguments)}
-        except (MemoryError, RuntimeError) as error:
-            answer = {"error": "out of memory" if out_of_memory(error) else str(error).strip().splitlines()[0]}
+        except Exception as error:  # said in a word where the measurement would have stood
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            answer = {"error": "out of memory" if out_of_memory(error) else lines[0]}
         print(json.dumps(answer), flush=True)
 
 

@@ -45,8 +45,14 @@ def operators(
     from nlsr.benchmark.operators import NAMES, OPERATORS, SIZES, measure
     from nlsr.benchmark.report import operators_table, plot_operators, quality_table, stacks_table
     from nlsr.cli.progress import Counter
+    from nlsr.extras import require
 
     device = str(device_named(device))
+    if output:
+        _prepare(output, "operators")
+        if not stack:
+            require("matplotlib", extra="bench")
+    features = _trained_features(image) if image else None
     threads = threads or torch.get_num_threads()
     what = ["shared", "unshared"] if stack else ["forward", "training"] if training else ["forward"]
     chosen = names or list(OPERATORS if stack else NAMES)
@@ -65,8 +71,7 @@ def operators(
     machine = facts(device, threads)
     tables = [stacks_table(rows) if stack else operators_table(rows)]
     records = [{"machine": machine} | dataclasses.asdict(row) for row in rows]
-    if image:
-        features = _trained_features(image)
+    if features is not None:
         from nlsr.benchmark.quality import operator_quality, pattern_quality
 
         own, patterns = operator_quality(features), pattern_quality(features)
@@ -107,8 +112,10 @@ def networks(
     from nlsr.networks import PRESETS
 
     found = points(evaluated) if evaluated else []
-    if output and found:
-        require("matplotlib", extra="bench")
+    if output:
+        _prepare(output, "networks")
+        if found:
+            require("matplotlib", extra="bench")
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
     threads = threads or torch.get_num_threads()
     measured_at = tuple(map(_size, sizes)) if sizes else SIZES
@@ -140,6 +147,11 @@ def _size(text: str) -> tuple[int, int]:
 
 def _measured_on(machine: dict[str, Any]) -> str:
     return "Measured on: " + ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def _prepare(folder: Path, name: str) -> None:
+    """Raises: UsageError for a folder that could not be written to after a long measurement."""
+    _write(folder, name, [], ["not measured yet"])
 
 
 def _write(folder: Path, name: str, records: list[dict[str, Any]], tables: list[str]) -> None:

@@ -231,10 +231,13 @@ def _ending(format: str | None) -> str:
 
 
 def _check_comparison(target: Path, todo: "list[Task]", *, overwrite: bool) -> None:
-    from nlsr.images import check_target
+    from nlsr.images import check_target, one_line
 
     if len(todo) != 1:
         raise UsageError(f"--compare-whole: expected one picture, got {len(todo)}")
+    for other in (todo[0].source, todo[0].target):
+        if os.path.realpath(target) == os.path.realpath(other):
+            raise UsageError(f"--compare-whole {one_line(target)}: is the picture itself; choose another name")
     check_target(target, height=1, width=1, overwrite=overwrite)
 
 

@@ -129,7 +129,8 @@ def _where(explanation: Explanation, image: Tensor) -> _Panel:
 
 def _heat(drawn: Sources, image: Tensor, at: tuple[int, int]) -> _Panel:
     sigma = max(drawn.heat.shape) * SMOOTHING
-    smooth = blur(drawn.heat[None, None].float(), sigma, size=2 * ceil(3 * sigma) + 1)[0, 0]
+    reach = min(ceil(3 * sigma), min(drawn.heat.shape) - 1)  # a strip is narrower than the blur
+    smooth = blur(drawn.heat[None, None].float(), sigma, size=2 * reach + 1)[0, 0]
     falling = drawn.heat.flatten().sort(descending=True).values.cumsum(0)
     half = int((falling < falling[-1] / 2).sum()) + 1
     says = f"half of it from {half:,} of {drawn.heat.numel():,} pixels (root, smoothed)"

@@ -78,7 +78,7 @@ def sources(
         raise UsageError(f"affinity {index}: this network has {some}")
     height, width = image.shape[2:]
     with _map_sizes(network) as sizes:
-        affinity = network.trace(image, keep="recomputed").affinities[index]
+        (affinity,) = network.trace(image, keep="recomputed", only=index).affinities
     layout = Layout.of(affinity, sizes.get(id(affinity), (height, width)), height, width)
     queries = layout.queries(*at)
     heat = layout.on_image(affinity.rows(queries).double().mean((0, 1)).cpu())

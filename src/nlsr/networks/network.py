@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from nlsr.attention import (
     Operator,
     contrastive_loss,
 )
+from nlsr.errors import ShapeError
 
 NetworkDraws = Sequence[Tensor] | torch.Generator
 Collect = Callable[[Affinity], None]
@@ -60,7 +61,12 @@ class Network(nn.Module, ABC):
         return self._upscale(low_res, draws=self.draws, keep="stored", collect=_forget)
 
     def trace(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None = None, keep: Keep = "stored"
+        self,
+        low_res: Float[Tensor, "b 3 h w"],
+        *,
+        draws: NetworkDraws | None = None,
+        keep: Keep = "stored",
+        only: int | None = None,
     ) -> Trace:
         """Upscale and keep the affinities.
 
@@ -69,9 +75,19 @@ class Network(nn.Module, ABC):
             draws: random directions for each of `operators()`, a CPU generator to draw them from (as the published
                 networks do at every call), or None for those of the seed and size: equal calls give equal results.
             keep: whether affinities hold their weights (`stored`) or make them again when asked (`recomputed`).
+            only: the index of the one affinity to keep, for less memory; by default all are kept.
+        Raises: ShapeError if draws are not as many as operators.
         """
+        if isinstance(draws, Sequence) and len(draws) != len(self.operators()):
+            raise ShapeError(f"expected draws for {len(self.operators())} operators, got {len(draws)}")
         affinities: list[Affinity] = []
-        upscaled = self._upscale(low_res, draws=draws, keep=keep, collect=affinities.append)
+        indices = count()
+
+        def collect(affinity: Affinity) -> None:
+            if next(indices) == only or only is None:
+                affinities.append(affinity)
+
+        upscaled = self._upscale(low_res, draws=draws, keep=keep, collect=collect)
         return Trace(upscaled, tuple(affinities))
 
     @abstractmethod

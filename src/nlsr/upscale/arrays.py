@@ -41,10 +41,21 @@ def as_picture(image: Any) -> tuple[Picture, Back]:
     )
 
 
+def _check_range(samples: Tensor) -> None:
+    """Raises: ShapeError for 8-bit values in floating point, of which all but black would become white."""
+    if samples.is_floating_point() and (largest := float(samples.max())) > _MOST:
+        raise ShapeError(f"expected floating-point values in [0, 1], got {largest:g}; divide 8-bit values by 255")
+
+
+_MOST = 2.0
+"""What filters overshoot by is clipped."""
+
+
 def _from_tensor(image: Shaped[Tensor, "*b 3 h w"]) -> tuple[Picture, Back]:
     shape = tuple(image.shape)
     if len(shape) not in (3, 4) or shape[-3] != 3 or (len(shape) == 4 and shape[0] != 1) or 0 in shape:
         raise ShapeError(f"expected an image (1, 3, height, width) or (3, height, width), got {shape}")
+    _check_range(image)
     picture = Picture(image.detach().reshape(1, *shape[-3:]), depth=_depth(image.dtype))
     return picture, lambda larger: larger.pixels.to(image.device, image.dtype).reshape(
         *shape[:-2], *larger.pixels.shape[2:]
@@ -62,6 +73,7 @@ def _from_array(array: np.ndarray) -> tuple[Picture, Back]:
         samples = torch.from_numpy(native).reshape(*array.shape[:2], channels)
     except TypeError:
         raise ShapeError(f"expected uint8, uint16 or floating-point values, got {array.dtype}; convert them") from None
+    _check_range(samples)
     samples = samples.permute(2, 0, 1)[None]
     grey = channels == 1
     picture = Picture(
@@ -81,16 +93,24 @@ def _from_array(array: np.ndarray) -> tuple[Picture, Back]:
     return picture, back
 
 
+_COLOURS_KEPT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX")
+"""Modes whose channels, or those of whose palette, are those of the result, and so is what their profile says."""
+
+
 def _from_pil(image: Image.Image) -> tuple[Picture, Back]:
-    mode = image.mode
-    if mode not in ("L", "LA", "RGB", "RGBA", "F") and not mode.startswith("I;16"):
-        transparent = "transparency" in image.info or mode in ("PA", "La", "RGBa")
-        mode = {"1": "L"}.get(mode, "RGBA" if transparent else "RGB")
-        if image.mode == "I":
-            raise ShapeError("expected a PIL image of 8 or 16 bits or mode F, got mode I; convert it to I;16")
-        image = image.convert(mode)
+    if image.mode == "I":
+        raise ShapeError("expected a PIL image of 8 or 16 bits or mode F, got mode I; convert it to I;16")
+    told: tuple[str | tuple[int, int], ...] = ("icc_profile", "exif", "xmp")
+    info = {name: image.info[name] for name in told if name in image.info}
+    if image.mode != "F" and not image.mode.startswith("I;16"):
+        if image.mode not in _COLOURS_KEPT:
+            info.pop("icc_profile", None)  # it described other channels
+        grey = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+        mode = grey + "A" * image.has_transparency_data
+        if mode != image.mode or "transparency" in image.info:
+            image = image.convert(mode)
     array = np.asarray(image)
-    grey_with_alpha = mode == "LA"
+    grey_with_alpha = image.mode == "LA"
     if grey_with_alpha:
         array = array[:, :, [0, 0, 0, 1]]
     picture, back = _from_array(array)
@@ -100,7 +120,7 @@ def _from_pil(image: Image.Image) -> tuple[Picture, Back]:
         if grey_with_alpha:
             values = np.ascontiguousarray(values[:, :, [0, 3]])
         result = Image.fromarray(values)
-        result.info = {name: image.info[name] for name in ("icc_profile", "exif", "xmp") if name in image.info}
+        result.info = info
         return result
 
     return (picture if not grey_with_alpha else Picture(picture.pixels, picture.alpha, picture.depth, True)), as_pil

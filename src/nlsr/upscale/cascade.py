@@ -1,6 +1,8 @@
 """Networks applied in turn as if they were one, and where they come from."""
 
 import math
+import os
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -52,10 +54,12 @@ class Models:
     def __init__(self, model: str | Path | Network, device: torch.device) -> None:
         """Raises: CheckpointError for a model that cannot be loaded, UsageError for one that does not enlarge."""
         self.device = device
+        if not isinstance(model, str | os.PathLike | Network):
+            raise UsageError(f"expected a name of weights, a file or a network of nlsr, got {type(model).__name__}")
         self._names: dict[int, str | Path] = {} if isinstance(model, Network) else _family(str(model))
         self._networks: dict[int, Network] = {}
         if not self._names:
-            network = model if isinstance(model, Network) else load(model)
+            network = deepcopy(model) if isinstance(model, Network) else load(model)
             self._networks[network.scale] = self._prepared(network)
         self.scales = tuple(sorted(self._names or self._networks))
         if self.scales[0] < 2:
@@ -72,7 +76,7 @@ class Models:
 
     def _prepared(self, network: Network) -> Network:
         # Convolutions of few channels are up to three times as fast on a processor if channels lie together.
-        return network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval().to(self.device, torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _family(name: str) -> dict[int, str | Path]:

@@ -1,6 +1,6 @@
 """How a picture will be upscaled, decided before anything is computed: a pure function of model, size and budget."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from nlsr.errors import UsageError
@@ -79,17 +79,8 @@ class Plan:
         return len(self.rows.starts) * len(self.columns.starts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Of values that JSON knows; `Plan.of` takes it back."""
+        """Of values that JSON knows."""
         return asdict(self) | {"scales": list(self.scales)}
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> "Plan":
-        """The plan that `as_dict` was asked of. Raises: UsageError for anything else."""
-        names = {field.name for field in fields(cls)}
-        if set(content) != names:
-            odd = ", ".join(sorted(names.symmetric_difference(content)))
-            raise UsageError(f"a stored plan does not fit this version of nlsr ({odd}); start again without it")
-        return cls(**content | {"scales": tuple(content["scales"])})
 
     def __str__(self) -> str:
         if not self.scales:

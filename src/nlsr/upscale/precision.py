@@ -1,5 +1,7 @@
 """In which precision a network computes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -30,11 +32,17 @@ def choose(precision: Literal["auto"] | Precision, device: torch.device, depth: 
     return precision
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context in which a network computes in a precision."""
-    if precision == "fp32":
-        return torch.autocast(device.type, enabled=False)
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
+@contextmanager
+def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
+    """The context in which a network computes in a precision. In fp32 convolutions on CUDA do not round to TF32."""
+    if precision != "fp32":
+        with torch.autocast(device.type, dtype=_DTYPES[precision]):
+            yield
+        return
+    cudnn = torch.backends.cudnn
+    before = dict(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic)
+    with torch.autocast(device.type, enabled=False), cudnn.flags(**before, allow_tf32=False):
+        yield
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

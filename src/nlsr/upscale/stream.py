@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlsr.errors import ImageError
+from nlsr.errors import ImageError, NotFiniteError
 from nlsr.images import Picture, bleed
 from nlsr.upscale.bands import pieces, resize_bands
 from nlsr.upscale.cascade import Cascade
 from nlsr.upscale.ensemble import ensemble
 from nlsr.upscale.memory import out_of_memory
 from nlsr.upscale.plan import Plan
-from nlsr.upscale.precision import Precision, autocast
+from nlsr.upscale.precision import Precision, computing_in
 from nlsr.upscale.tiles import OVERLAP, Axis
 
 LAST_TILE = 16
@@ -160,23 +160,22 @@ class Stream:
     def _finite(self, low_res: Tensor) -> Tensor:
         """Upscaled as planned, or in float32 if that gives other than finite values."""
         upscaled = self._computed(low_res, self.plan.precision)
-        if _is_finite(upscaled):
-            return upscaled
-        if self.plan.precision != "fp32":
+        if upscaled is None and self.plan.precision != "fp32":
             self._repeated += 1
             upscaled = self._computed(low_res, "fp32")
-        if not _is_finite(upscaled):
+        if upscaled is None:
             raise ImageError("the network gave NaN or infinity in fp32 too; the picture or the weights hold some")
         return upscaled
 
-    def _computed(self, low_res: Tensor, precision: Precision) -> Tensor:
-        with autocast(precision, self._device):
-            return self._cascade(low_res.contiguous(memory_format=torch.channels_last)).float()
-
-
-def _is_finite(image: Tensor) -> bool:
-    # One pass and one number: a sum is finite only if all that is summed is.
-    return bool(image.sum(dtype=torch.float32).isfinite())
+    def _computed(self, low_res: Tensor, precision: Precision) -> Tensor | None:
+        """None if other than finite values came."""
+        try:
+            with computing_in(precision, self._device):
+                upscaled = self._cascade(low_res.contiguous(memory_format=torch.channels_last)).float()
+        except NotFiniteError:
+            return None
+        # One pass and one number: a sum is finite only if all that is summed is.
+        return upscaled if upscaled.sum(dtype=torch.float32).isfinite() else None
 
 
 def is_opaque(alpha: Tensor) -> bool:

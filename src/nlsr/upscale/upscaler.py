@@ -15,7 +15,7 @@ from nlsr.images.files import PathLike
 from nlsr.networks import Network
 from nlsr.upscale.arrays import as_picture
 from nlsr.upscale.cascade import Models
-from nlsr.upscale.memory import default_budget, shown
+from nlsr.upscale.memory import default_budget, parse_size, shown
 from nlsr.upscale.plan import Job, Plan, make_plan
 from nlsr.upscale.precision import Precision, choose
 from nlsr.upscale.size import Size
@@ -61,7 +61,7 @@ class Upscaler:
         height: int | None = None,
         fit: tuple[int, int] | str | None = None,
         tile: int | Literal["auto", "none"] = "auto",
-        memory: int | None = None,
+        memory: int | str | None = None,
         precision: Literal["auto"] | Precision = "auto",
         ensemble: bool = False,
         device: str | torch.device = "cpu",
@@ -73,9 +73,9 @@ class Upscaler:
                 family). Reached with the nearest sufficient scale of the model, or several passes above its largest,
                 and one antialiased resize; a picture that becomes smaller is only resized.
             tile: side of a tile in low-res pixels; "none" takes every image whole; "auto" what the budget allows.
-            memory: the budget in bytes, for what comes on top of the running program; default: a quarter of the
-                memory of machine and device, which a picture too large for it exceeds, in the smallest tiles, rather
-                than fail.
+            memory: the budget in bytes or like "2GiB", for what comes on top of the running program; default: a quarter
+                of the memory of machine and device, which a picture too large for it exceeds, in the smallest tiles,
+                rather than fail.
             precision: "auto" is bf16 for 8-bit pictures on processors made for it, else fp32.
             ensemble: average over eight flips and turns: a little better, eight times the time.
             device: where the network runs.
@@ -83,6 +83,8 @@ class Upscaler:
         """
         if tile not in ("auto", "none") and not (isinstance(tile, int) and tile >= LAST_TILE):
             raise UsageError(f"--tile {tile}: expected 'auto', 'none' or a number of pixels from {LAST_TILE} up")
+        if isinstance(memory, str):
+            memory = parse_size(memory)
         if memory is not None and memory <= 0:
             raise UsageError(f"expected a memory budget above 0 bytes, got {memory}")
         self.size = Size(scale, width, height, fit)

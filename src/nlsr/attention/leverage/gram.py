@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlsr.errors import NlsrError
+from nlsr.errors import NotFiniteError
 
 BLOCK = 4096
 """Rows that exist in double precision at a time, and the leaves of the tree."""
@@ -88,10 +88,10 @@ def whitening(gram: Float[Tensor, "*batch d d"], num_rows: int, *, ridge: float 
 
     Without a ridge, eigenvalues below max(rows, d) * machine epsilon of the largest count as zero.
 
-    Raises: NlsrError if the Gram matrix is not finite.
+    Raises: NotFiniteError if the Gram matrix is not finite.
     """
     if not gram.isfinite().all():
-        raise NlsrError("expected keys whose squares are finite, got NaN or infinity; look at what made the keys")
+        raise NotFiniteError("expected keys whose squares are finite, got NaN or infinity; look at what made the keys")
     values, vectors = torch.linalg.eigh(gram)
     if ridge > 0:
         return vectors * (values.clamp_min(0) + ridge).rsqrt()[..., None, :]

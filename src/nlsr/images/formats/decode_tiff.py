@@ -89,15 +89,17 @@ def _with_tiff_samples(decoded: Decoded, page: Any) -> Decoded:
     else:
         decoded.white = 2.0**page.bitspersample - 1
     if page.photometric == _PALETTE:
+        _note_dropped(decoded, samples.shape[2] - 1)
         decoded.samples, decoded.white = _from_palette(samples, page.colormap), 255.0
         return decoded
     if page.photometric == _SEPARATED:
         if samples.shape[2] < 4:
             raise ValueError(f"4 inks expected, {samples.shape[2]} found")
+        _note_dropped(decoded, samples.shape[2] - 4)
         decoded.samples = samples
         return without_inks(decoded)
     if page.photometric == _WHITE_IS_ZERO:
-        samples = np.asarray(decoded.white, samples.dtype) - samples
+        samples = ~samples if samples.dtype == bool else np.asarray(decoded.white, samples.dtype) - samples
 
     colours = 3 if page.photometric in (_RGB, _YCBCR) else 1
     extras = [int(extra) for extra in page.extrasamples]
@@ -107,12 +109,17 @@ def _with_tiff_samples(decoded: Decoded, page: Any) -> Decoded:
     if samples.shape[2] < len(kept):
         raise ValueError(f"{len(kept)} channels announced, {samples.shape[2]} found")
     if samples.shape[2] > len(kept):
-        decoded.notes.append(f"extra channels dropped: {samples.shape[2] - len(kept)}")
+        _note_dropped(decoded, samples.shape[2] - len(kept))
         samples = samples[:, :, kept]
     if alphas and extras[alphas[0]] == _ASSOCIATED_ALPHA:
         samples = _unpremultiplied(samples, decoded.white)
     decoded.samples = samples
     return decoded
+
+
+def _note_dropped(decoded: Decoded, count: int) -> None:
+    if count:
+        decoded.notes.append(f"extra channels dropped: {count}")
 
 
 def _checked_floats(samples: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -5,6 +5,7 @@ when its turn comes and written band by band. What goes wrong with one picture i
 """
 
 import errno
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -158,7 +159,7 @@ class _Batch:
         try:
             if task.problem is not None:
                 raise UsageError(f"{one_line(task.source)}: {task.problem}")
-            if task.target.exists():
+            if os.path.exists(task.target):  # unlike that of a Path, it takes names that are too long
                 self._check_target(task, 1, 1, alpha=False)
             content = Content.of(task.source) if self.manifest and task.source.is_file() else None
             if self.manifest and content and self.manifest.finished(task.target, content):
