@@ -29,12 +29,13 @@ import tifffile
 import torch
 from PIL import Image
 
-from nlsr.images import Picture, is_unfinished, read, write
+from nlsr.files import is_unfinished
+from nlsr.images import Picture, read, write
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.upscale import Upscaler
 from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find, run, tasks
 from nlsr.upscale.batch.manifest import NAME
-from nlsr.upscale.precision import autocast
+from nlsr.upscale.precision import computing_in
 from nlsr.weights import save_network
 
 NAMES = ("a b", "ü", "[1]", "line\nbreak", os.fsdecode(b"\xff\xfe latin"), "%s {stem}", "-o", "x" * 200)
@@ -260,7 +261,7 @@ def clocked(work: Callable[[], object]) -> tuple[float, float]:
 
 @torch.no_grad()
 def bare_loop(network: torch.nn.Module, tensors: list[torch.Tensor], precision: str) -> None:
-    with autocast(precision, torch.device("cpu")):  # type: ignore[arg-type]
+    with computing_in(precision, torch.device("cpu")):  # type: ignore[arg-type]
         for tensor in tensors:
             network(tensor.contiguous(memory_format=torch.channels_last)).float()
 

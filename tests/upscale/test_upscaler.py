@@ -35,7 +35,7 @@ def as_float(samples):
 
 
 class Failing(Network):
-    """Enlarges by repeating pixels, unless `fails(image)`: then `how(image)`. Copies tell what they saw: they are it."""
+    """Enlarges by repeating pixels, unless `fails(image)`: then `how(image)`. Copies tell what they saw: are it."""
 
     def __deepcopy__(self, memo):
         return self

@@ -78,7 +78,7 @@ def load_model(
     network = load(member, **(settings or {})).to(device)
     if scale not in (None, network.scale):
         raise UsageError(f"--scale {scale}: {name} upscales by {network.scale}")
-    upscale = _upscale(network, tiles=tiles, ensemble=ensemble, device=device)
+    upscale, network = _upscale(network, tiles=tiles, ensemble=ensemble, device=device)
     path = find(member)
     identity = {
         "model": sha256(path),
@@ -115,13 +115,15 @@ def _has_published_sizes(network: Network, kind: str) -> bool:
     return network.config in presets
 
 
-def _upscale(network: Network, *, tiles: Tiles, ensemble: bool, device: str | torch.device) -> Upscale:
+def _upscale(network: Network, *, tiles: Tiles, ensemble: bool, device: str | torch.device) -> tuple[Upscale, Network]:
+    """A plain function, and the network that it computes with."""
     if tiles != "published":
-        return Upscaler(network, tile=tiles, precision="fp32", ensemble=ensemble, device=device)
+        upscaler = Upscaler(network, tile=tiles, precision="fp32", ensemble=ensemble, device=device)
+        return upscaler, upscaler.models.network(network.scale)
     tiled = partial(_published_tiling(network), network)
     if ensemble:
         tiled = partial(over_eight_positions, tiled)
-    return lambda low_res: tiled(low_res.to(device))
+    return (lambda low_res: tiled(low_res.to(device))), network
 
 
 def _published_tiling(network: Network) -> Callable[[Upscale, Tensor], Tensor]:

@@ -67,9 +67,10 @@ class Models:
 
     def cascade(self, scale: float) -> Cascade:
         """The networks that reach a scale."""
-        return Cascade([self._network(step) for step in passes(scale, self.scales)])
+        return Cascade([self.network(step) for step in passes(scale, self.scales)])
 
-    def _network(self, scale: int) -> Network:
+    def network(self, scale: int) -> Network:
+        """The one that computes at a scale of `scales`: never the caller's."""
         if scale not in self._networks:
             self._networks[scale] = self._prepared(load(self._names[scale]))
         return self._networks[scale]
