@@ -19,7 +19,7 @@ PANELS = {
 LABELS = {
     "lcoan-light-x4": "lcoan-light",
     "lcoan-light-x4-none": "without attention",
-    "lcoan-light-x4-joined": "patches joined",
+    "lcoan-light-x4-joined": "patches joined: the default",
 }
 
 
