@@ -45,6 +45,20 @@ def test_sizes_are_chosen_and_results_written(nlsr, tmp_path):
     assert [(cost["height"], cost["width"]) for cost in json.loads(line)["costs"]] == [(16, 24)]
 
 
+@pytest.mark.parametrize("kind", ["networks", "operators"])
+def test_a_request_that_fails_leaves_earlier_results_and_a_bad_folder_is_said_at_once(nlsr, tmp_path, kind):
+    for ending in ("md", "jsonl"):
+        (tmp_path / f"{kind}.{ending}").write_text("earlier")
+    assert nlsr("benchmark", kind, "none-such", "-o", tmp_path)[0] == 2
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {
+        f"{kind}.md": "earlier",
+        f"{kind}.jsonl": "earlier",
+    }
+    code, _, err = nlsr("benchmark", kind, "none-such", "-o", tmp_path / f"{kind}.md")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "cannot be written (File exists)" in err
+
+
 @pytest.mark.parametrize("size", ["24", "0x9", "9x", "axb", "-3x4"])
 def test_a_size_that_is_none_is_refused(nlsr, size):
     code, _, err = nlsr("benchmark", "networks", "pan", "--size", size)

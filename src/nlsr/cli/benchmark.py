@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,7 @@ def operators(
 
     device = str(device_named(device))
     if output:
-        _prepare(output, "operators")
+        _check_folder(output)
         if not stack:
             require("matplotlib", extra="bench")
     features = _trained_features(image) if image else None
@@ -113,7 +114,7 @@ def networks(
 
     found = points(evaluated) if evaluated else []
     if output:
-        _prepare(output, "networks")
+        _check_folder(output)
         if found:
             require("matplotlib", extra="bench")
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
@@ -149,14 +150,21 @@ def _measured_on(machine: dict[str, Any]) -> str:
     return "Measured on: " + ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
-def _prepare(folder: Path, name: str) -> None:
-    """Raises: UsageError for a folder that could not be written to after a long measurement."""
-    _write(folder, name, [], ["not measured yet"])
+def _check_folder(folder: Path) -> None:
+    """Make it, before a long measurement. What an earlier one left in it stays until there is something to replace it.
+
+    Raises: UsageError if it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"-o {folder}: cannot be written ({error.strerror})") from error
 
 
 def _write(folder: Path, name: str, records: list[dict[str, Any]], tables: list[str]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for ending, text in (
             ("jsonl", "".join(json.dumps(record) + "\n" for record in records)),
             ("md", "\n\n".join(tables) + "\n"),
