@@ -113,7 +113,7 @@ def stepper(recipe: Recipe) -> Callable[[], None]:
 
 
 def train(recipe: Recipe, pairs: Pairs, data: Path, folder: Path, snapshots: Sequence[int] = ()) -> Path:
-    """Train, or go on, unless that is done."""
+    """Train, or continue, unless that is done."""
     weights = folder / f"{recipe.name}.safetensors"
     if not weights.exists():
         callbacks = [TrainingProgress(recipe), Snapshots(folder, snapshots)]

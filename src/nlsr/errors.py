@@ -26,7 +26,7 @@ class RecipeError(NlsrError):
 
 
 class TrainingError(NlsrError):
-    """A training cannot go on: its numbers are not finite any more, or what it makes cannot be written."""
+    """A training cannot continue: its numbers are not finite any more, or what it makes cannot be written."""
 
 
 class UsageError(NlsrError):
@@ -34,4 +34,4 @@ class UsageError(NlsrError):
 
 
 class Interrupted(NlsrError):
-    """The user stopped a command; says what is done and how to go on. The command exits with 130."""
+    """The user stopped a command; the message says what is done and how to continue. The command exits with 130."""

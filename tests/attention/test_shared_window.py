@@ -30,7 +30,7 @@ def operator(layout, side=8):
 
 
 def places(layout, height, width, side):
-    """Of each position in row-major order: its group and its slot, by the paper's formulas."""
+    """The group and the slot of each position in row-major order, by the paper's formulas."""
     rows, columns = -(-height // side), -(-width // side)
     for row in range(height):
         for column in range(width):

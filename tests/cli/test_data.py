@@ -101,14 +101,14 @@ def test_wrong_input_is_one_line(prepare, tmp_path, monkeypatch, words, code, me
     assert len(err.splitlines()) == 1
 
 
-def test_an_interruption_says_how_to_go_on(prepare, folder, monkeypatch):
+def test_an_interruption_says_how_to_continue(prepare, folder, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nlsr.train.data.cache.read", stop)
     code, _, err = prepare(folder)
     assert code == 130
-    assert err == "data: stopped; what is prepared stays, the same command goes on\n"
+    assert err == "data: stopped; what is prepared stays, the same command continues\n"
 
 
 def test_published_low_res_images_are_used(prepare, folder, tmp_path):

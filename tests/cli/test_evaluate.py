@@ -51,7 +51,7 @@ def test_a_bad_image_is_named_and_the_others_are_measured(nlsr, folder):
     assert len(json.loads(out)[0]["images"]) == 2
 
 
-def test_bad_models_and_folders_are_named_and_the_others_go_on(nlsr, folder, tiny_model, tmp_path):
+def test_bad_models_and_folders_are_named_and_the_others_are_evaluated(nlsr, folder, tiny_model, tmp_path):
     (tmp_path / "empty").mkdir()
     models = ["-m", "none-such", "-m", tiny_model, "-m", "lcoan-light-x4", "-m", "bicubic"]
     data = ["-d", tmp_path / "missing", "-d", folder, "-d", tmp_path / "empty"]
@@ -97,7 +97,7 @@ def test_results_are_written_and_a_second_run_changes_none(nlsr, folder, tiny_mo
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
 
 
-def test_an_interrupted_run_says_how_to_go_on(nlsr, folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_says_how_to_continue(nlsr, folder, tmp_path, monkeypatch):
     from nlsr.evaluate import models
 
     calls = []
@@ -115,7 +115,7 @@ def test_an_interrupted_run_says_how_to_go_on(nlsr, folder, tmp_path, monkeypatc
     words = ["evaluate", "-m", "bicubic", "-s", 2, "-d", folder, "-o", tmp_path / "out"]
     code, _, err = nlsr(*words)
     assert code == 130
-    assert err == "evaluate: stopped after 1 of 2 images of set with bicubic; the same command goes on from there\n"
+    assert err == "evaluate: stopped after 1 of 2 images of set with bicubic; the same command continues from there\n"
     code, out, err = nlsr(*words)
     assert (code, err) == (0, "")
     assert "mean of 2" in out

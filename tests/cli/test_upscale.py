@@ -465,7 +465,7 @@ def test_a_full_disk_stops_a_batch_with_one_clear_line(nlsr, tmp_path, tiny_mode
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_batch_that_is_interrupted_says_how_to_go_on(nlsr, tmp_path, tiny_model, folder, monkeypatch, kind):
+def test_a_batch_that_is_interrupted_says_how_to_continue(nlsr, tmp_path, tiny_model, folder, monkeypatch, kind):
     from nlsr.upscale import Upscaler
 
     upscale, calls = Upscaler.upscale, []
@@ -480,7 +480,7 @@ def test_a_batch_that_is_interrupted_says_how_to_go_on(nlsr, tmp_path, tiny_mode
     words = ["upscale", folder, "-o", tmp_path / "out", "--model", tiny_model]
     code, _, err = nlsr(*words)
     assert code == 130
-    assert "of 3 pictures; no half picture is left; the same command with --resume goes on\n" in err
+    assert "of 3 pictures; no half picture is left; the same command with --resume continues\n" in err
     assert tree(tmp_path / "out") == ["a.png", "sub/b.png"]
     assert not list((tmp_path / "out").rglob("*.part"))
     assert nlsr(*words, "--resume")[0] == 0

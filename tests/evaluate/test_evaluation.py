@@ -86,7 +86,7 @@ def test_progress_counts_every_image(folder: Path) -> None:
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_images_that_fail_are_named_and_the_others_go_on(folder: Path) -> None:
+def test_images_that_fail_are_named_and_the_others_are_evaluated(folder: Path) -> None:
     (folder / "a1_broken.png").write_bytes(b"not an image")
     save(folder / "a2_thin.png", 3, 60)
     save(folder / "a3_small.png", 18, 60)

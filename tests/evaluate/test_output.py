@@ -1,4 +1,4 @@
-"""A folder of results: equal runs give equal files, an interrupted one goes on, and what changed is computed again."""
+"""A folder of results: equal runs give equal files, an interrupted one continues, what changed is computed again."""
 
 import csv
 import json

@@ -47,7 +47,7 @@ def test_what_changes_is_said(recipe_file, data, tmp_path):
     assert told(text, "loss") == ["l1 + 0.05 frequency"]
     assert told(text, "train") == [f"{data / 'nowhere'}: missing; --data names the folder above it"]
     assert told(text, "start") == ["missing.safetensors: missing"]
-    assert told(text, "run") == [f"{tmp_path / 'run'}: holds a run; go on with --resume"]
+    assert told(text, "run") == [f"{tmp_path / 'run'}: holds a run; continue it with --resume"]
 
 
 @pytest.mark.parametrize(

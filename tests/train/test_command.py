@@ -71,7 +71,7 @@ def test_ctrl_c_saves_the_step_in_hand_and_the_same_command_goes_on(tmp_path, ch
     code, err = typed(stop_after=2)
     assert code == 130
     assert err.splitlines()[-1] == (
-        "train: stopped; step 3 is saved, go on from it by adding --resume to the same command"
+        "train: stopped; step 3 is saved, continue from it by adding --resume to the same command"
     )
     code, err = typed("--resume")
     assert code == 0, err
@@ -81,12 +81,12 @@ def test_ctrl_c_saves_the_step_in_hand_and_the_same_command_goes_on(tmp_path, ch
 def test_a_run_is_not_overwritten_and_a_missing_one_not_resumed(tmp_path, nlsr, words):
     code, _, err = nlsr(*words, "--resume")
     assert code == 2
-    assert "no checkpoint to go on from" in err
+    assert "no checkpoint to continue from" in err
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     (tmp_path / "runs" / "tiny" / "last.ckpt").write_bytes(b"")
     code, _, err = nlsr(*words)
     assert code == 2
-    assert "go on with --resume" in err
+    assert "continue it with --resume" in err
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(nlsr, words, tmp_path):

@@ -77,7 +77,7 @@ def test_kernels_have_the_density_of_their_shape_and_power(power):
 
 
 def test_a_gaussian_kernel_has_its_covariance():
-    """Of a turned Gaussian: R diag(sigma^2) R'."""
+    """Covariance of a turned Gaussian: R diag(sigma^2) R'."""
     kernel, angle = blur_kernel((3.0, 1.5), 0.5).double(), 0.5
     steps = torch.arange(kernel.shape[0]).double() - kernel.shape[0] // 2
     y, x = torch.meshgrid(steps, steps, indexing="ij")

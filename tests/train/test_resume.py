@@ -1,4 +1,4 @@
-"""Going on: after any end, bit for bit; another run's checkpoint is refused; nothing that was saved is lost."""
+"""Resuming: after any end, bit for bit; another run's checkpoint is refused; nothing that was saved is lost."""
 
 import os
 import resource
@@ -125,7 +125,7 @@ def test_an_interrupted_run_saves_the_step_in_hand_and_twice_interrupted_loses_n
         with pytest.raises(Interrupted) as error:
             fit("stopped", *settings, resume=resume, callbacks=[At(step - 1, "backward", interrupt)])
         assert str(error.value) == (
-            f"stopped; step {step} is saved, go on from it by adding --resume to the same command"
+            f"stopped; step {step} is saved, continue from it by adding --resume to the same command"
         )
     resumed = fit("stopped", *settings, resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -154,7 +154,7 @@ def test_a_finished_run_that_is_resumed_gives_its_weights_again(fit):
 
 
 @pytest.mark.parametrize("limit", [1_000, 60_000], ids=["weights", "checkpoint"])
-def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_go_on(tmp_path, fit, limit):
+def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_continue(tmp_path, fit, limit):
     """A file may grow to `limit` bytes from step 3 on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     fill = At(3, "before", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard)))
@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_go_on(tmp_path,
     message = str(error.value)
     assert message.startswith("step 4: ")
     assert "cannot be written (File too large)" in message
-    assert message.endswith("the checkpoint of step 2 is intact: mend that, then go on from it with --resume")
+    assert message.endswith("the checkpoint of step 2 is intact: mend that, then continue from it with --resume")
     assert "last.ckpt" in message
     assert ("best.safetensors" in message) == (limit < 50_000)
     assert "\n" not in message
@@ -187,7 +187,7 @@ def test_the_checkpoint_of_another_run_is_refused_and_stays(tmp_path, fit, data)
     }.items():
         with pytest.raises(RecipeError) as error:
             fit("run", *settings, resume=True)
-        assert f"the checkpoint is of another run ({difference}); go on as it began" in str(error.value)
+        assert f"the checkpoint is of another run ({difference}); continue it as it began" in str(error.value)
     (data / "train" / "0.png").unlink()
     with pytest.raises(RecipeError, match=r"number of training images: 3 in the checkpoint, now 2"):
         fit("run", "training.steps=4", resume=True)

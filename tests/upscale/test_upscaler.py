@@ -213,7 +213,7 @@ def test_when_memory_runs_out_it_goes_on_with_smaller_tiles_and_says_so(error, t
     result = Upscaler(small, tile=tile).upscale(Picture(low_res, depth=32))
     wanted = torch.nn.functional.interpolate(low_res, scale_factor=2, mode="nearest")
     assert_close(result.picture.pixels, wanted)
-    assert "went on in tiles of 3" in result.notes[-1]
+    assert "continued in tiles of 3" in result.notes[-1]
     assert len(result.notes) == (1 if tile == 64 else 2)
 
 
@@ -225,7 +225,7 @@ def test_memory_that_runs_out_half_way_costs_no_finished_rows():
     assert_close(result.picture.pixels, wanted)
     assert late.seen[4][:2] == (64, 40)
     assert {size[:2] for size in late.seen[5:]} == {(32, 32)}
-    assert result.notes == ("memory ran out after 168 of 400 rows: went on in tiles of 32",)
+    assert result.notes == ("memory ran out after 168 of 400 rows: continued in tiles of 32",)
 
 
 def test_when_no_tile_fits_in_memory_it_is_one_line():

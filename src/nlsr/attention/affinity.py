@@ -85,7 +85,7 @@ class SharedAttention(nn.Module):
     ) -> None:
         """
         Args:
-            channels: of the features, in and out.
+            channels: number of channels of the features, in and out.
             operator: matches the features; None for a block that only reuses.
             values: makes the values from the features; a 1x1 convolution by default.
             residual_scale: factor of what the attention adds.
@@ -96,8 +96,8 @@ class SharedAttention(nn.Module):
         self.values = nn.Conv2d(channels, channels, 1) if values is None else values
         self.residual_scale, self.input_scale = residual_scale, input_scale
         self.joined_patches = 1
-        """In training: of so many feature maps of a batch in turn, each position draws on the positions of all. Patches
-        are small: an attention that has seen the positions of one at a time does worse in whole images."""
+        """How many feature maps of a batch form one set of positions in training: a position draws on those of all.
+        Patches are small, and an attention that has seen only one of them at a time does worse in whole images."""
 
     def forward(
         self,
@@ -148,7 +148,7 @@ class ResidualAttention(nn.Module):
     ) -> None:
         """
         Args:
-            channels: of the features, in and out.
+            channels: number of channels of the features, in and out.
             operator: matches the features.
             values: makes the values from the features; a 1x1 convolution by default.
             residual_scale: factor of what the attention adds.

@@ -32,7 +32,7 @@ class ChannelAttention(nn.Module):
         Args:
             channels: in and out.
             layout: neighbours, or positions spread over the map.
-            side: of the windows; 8 as published.
+            side: side of the windows; 8 as published.
         """
         super().__init__()
         self.layout, self.side = layout, side

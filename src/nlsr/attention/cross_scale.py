@@ -28,14 +28,14 @@ BLOCK_BYTES = 16 * 2**20
 """Memory of the pixel-wise products of one block. A block needs its neighbours' products too: half of this took 1.6
 times the time; twice of it saved a seventh."""
 SMALLEST_SIDE = 8
-"""Of a block of queries where the keys are so many that `BLOCK_BYTES` allows less: most of a smaller block would be
-what it shares with its neighbours."""
+"""Smallest side of a block of queries, used even where `BLOCK_BYTES` allows less because there are many keys: a smaller
+block would consist mostly of what it shares with its neighbours."""
 HALO = 2
 """Queries on each side of a block that its rows are made from."""
 NORM_FLOOR = 1e-4
 """Least norm that a patch of keys is divided by."""
 PUBLISHED_GAIN = 1 / 6
-"""Of what is pasted, whether 9, 6 or 4 patches overlap."""
+"""Factor of what is pasted, the same whether 9, 6 or 4 patches overlap."""
 
 Area = tuple[slice, slice]
 """Rows and columns of a map."""
@@ -47,7 +47,7 @@ class PatchwiseAffinity(Affinity):
     def __init__(self, query: Float[Tensor, "b h w d"], key: Float[Tensor, "b d u v"], factor: Tensor) -> None:
         """
         Args:
-            factor: of the scores of each key, (b, 1, u, v).
+            factor: what the scores of each key are multiplied by, (b, 1, u, v).
         """
         self.query, self.key, self.factor = query, key, factor
         self.height, self.width = query.shape[1:3]
@@ -126,7 +126,7 @@ class CrossScaleAffinity(PatchwiseAffinity):
     def __init__(self, matching: PatchAffinity, *, overlap_average: bool = False) -> None:
         """
         Args:
-            matching: of the patches.
+            matching: the affinity between patches.
             overlap_average: divide by the number of patches that overlap in a cell (9, 6 or 4) instead of by 6.
         """
         super().__init__(matching.query, matching.key, matching.factor)
@@ -163,10 +163,10 @@ class CrossScale(Operator):
     ) -> None:
         """
         Args:
-            channels: of the features.
+            channels: number of channels of the features.
             scale: 2 or 3, how much smaller the map of keys is.
             reduction: queries and keys have channels / reduction entries; must divide.
-            softmax_scale: of the scores.
+            softmax_scale: factor of the scores before the softmax.
             overlap_average: see `CrossScaleAffinity`.
         Raises: ShapeError if sizes do not fit.
         """

@@ -48,7 +48,7 @@ class NonLocal(Operator):
     def __init__(self, channels: int, *, reduction: int = 2) -> None:
         """
         Args:
-            channels: of the features.
+            channels: number of channels of the features.
             reduction: queries and keys have channels / reduction entries; must divide.
         """
         super().__init__()

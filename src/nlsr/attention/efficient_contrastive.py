@@ -92,11 +92,11 @@ class EfficientContrastive(Operator):
     ) -> None:
         """
         Args:
-            channels: of the features.
+            channels: number of channels of the features.
             reduction: queries and keys have channels / reduction entries; must divide.
             num_features: random features; more are closer to softmax.
             amplification: scores are this times a cosine.
-            seed: of the first directions.
+            seed: seed of the first directions.
         """
         super().__init__()
         width = embedding_width(channels, reduction)

@@ -23,11 +23,11 @@ class GlobalLearnable(Operator):
     ) -> None:
         """
         Args:
-            channels: of the features.
+            channels: number of channels of the features.
             reduction: the embedding has channels / reduction entries; must divide.
             chunk_size: sorted positions per chunk; each attends to three chunks.
             rounds: independent hashes.
-            seed: of the directions; different for each operator of a network.
+            seed: seed of the directions; different for each operator of a network.
         """
         super().__init__()
         width = embedding_width(channels, reduction)

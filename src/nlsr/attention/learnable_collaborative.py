@@ -58,7 +58,7 @@ class KMeans(nn.Module):
         Args:
             num_clusters, width: number and length of the centroids.
             rounds: independent clusterings.
-            decay: of the moving average, per learning step.
+            decay: decay of the moving average, per learning step.
         """
         super().__init__()
         self.decay, self.learning = decay, learning
@@ -153,9 +153,9 @@ class LearnableSparsePattern(Operator):
     ) -> None:
         """
         Args:
-            channels: of the features.
+            channels: number of channels of the features.
             reduction: the embedding has channels / reduction entries; must divide.
-            num_clusters, rounds, decay, learning: of the `KMeans`.
+            num_clusters, rounds, decay, learning: arguments of the `KMeans`.
             window_size: sorted positions per window; each attends to three windows.
         """
         super().__init__()

@@ -150,7 +150,7 @@ class SharedWindow(Operator):
     def __init__(self, channels: int, *, layout: Layout = "window", side: int = 8) -> None:
         """
         Args:
-            channels: of the features.
+            channels: number of channels of the features.
             layout: neighbours, or positions spread over the map.
             side: a group has side * side slots; 8 as published.
         Raises: ShapeError if the side is less than 1.
@@ -183,7 +183,7 @@ class SharedWindow(Operator):
         return GroupedAffinity(_weigh(*made_of, grouping.missing()).to(query.dtype), grouping)
 
     def _bias(self) -> Float[Tensor, "n n"]:
-        """Of slots (i, j) and (k, l): the entry for the offset (i - k, j - l)."""
+        """For each pair of slots (i, j) and (k, l), the learned entry for the offset (i - k, j - l)."""
         side = self.side
         table = self.offset_bias.view(2 * side - 1, 2 * side - 1)
         return table.unfold(0, side, 1).unfold(1, side, 1).flip(2, 3).reshape(side**2, side**2)
@@ -199,7 +199,7 @@ class SharedWindowAttention(nn.Module):
     def __init__(self, channels: int, operator: SharedWindow | None = None) -> None:
         """
         Args:
-            channels: of the features, in and out.
+            channels: number of channels of the features, in and out.
             operator: matches the features; None for a block that only reuses.
         """
         super().__init__()

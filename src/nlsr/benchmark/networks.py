@@ -78,7 +78,7 @@ def measure(
     """The rows of a table, one by one.
 
     Args:
-        names: of presets; UsageError for others.
+        names: names of presets; others raise UsageError.
         sizes: height and width of the inputs, the smallest first.
         limit: seconds that one forward pass may take; what is predicted to take longer is not run.
         report: called with the number of measurements done and of all.
@@ -114,14 +114,15 @@ def build(name: str, scale: int) -> Network:
 
 @functools.cache
 def multiply_adds(name: str, scale: int, height: int, width: int) -> float:
-    """Of a preset for one image: convolutions and matrix products, counted as they are called."""
+    """Multiply-adds of a preset for one image: convolutions and matrix products, counted as they are called."""
     return count_multiply_adds(lambda: build(name, scale), height, width)
 
 
 def count_multiply_adds(build: Callable[[], Network], height: int, width: int) -> float:
-    """Of a network for one image of this low-res size: convolutions and matrix products, counted as they are called.
+    """Multiply-adds of a network for one image of this low-res size.
 
-    Nothing is computed, but for networks that look at numbers on their way.
+    Convolutions and matrix products are counted as they are called. Nothing is computed, except in networks that look
+    at numbers on their way.
     """
     try:
         with FakeTensorMode():

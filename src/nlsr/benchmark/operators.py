@@ -104,8 +104,8 @@ def measure(
     """Times, memory and multiply-adds of operators, at square maps.
 
     Args:
-        names: of `NAMES`; UsageError for others.
-        what: of "forward", "training", "shared", "unshared".
+        names: members of `NAMES`; others raise UsageError.
+        what: any of "forward", "training", "shared" and "unshared".
         repeats: rounds over everything; a first, shorter call warms each up.
         limit: seconds that one call may take; after one that took longer or ran out of memory, larger sizes of the
             same operator are not tried.

@@ -32,7 +32,7 @@ STRONGEST = 16
 QUERIES = 512
 """Positions, evenly spread, that stand for all."""
 LARGEST_SIDE = 200
-"""Of the middle of a picture that is looked at: exact attention is quadratic."""
+"""Only the middle of a picture is looked at, up to this side: exact attention is quadratic."""
 CHUNK = 64
 """Sorted positions per window in the comparison of patterns: that of the trained network."""
 
@@ -46,7 +46,7 @@ class Quality:
     error: float
     """Norm of the difference to what exact attention draws, over the norm of the latter."""
     recall: float
-    """Of the `STRONGEST` keys by exact score, the share among the operator's own strongest."""
+    """Which share of the `STRONGEST` keys by exact score is among the operator's own strongest."""
     mass: float
     """Exact attention's weight on keys that the operator gives any."""
 

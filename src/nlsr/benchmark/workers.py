@@ -25,7 +25,7 @@ class Worker:
         """
         Args:
             module: its `REQUESTS` maps names to functions of JSON values.
-            threads: of torch.
+            threads: how many threads torch uses.
         """
         self.module, self.threads = module, threads
         self.process: subprocess.Popen[str] | None = None

@@ -92,7 +92,7 @@ def networks(
     scale: Annotated[int, typer.Option("-s", "--scale", min=2, max=4)] = 4,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--size", metavar="WxH", help="Of the input; may be repeated. (default: 64x64 and 320x180)"),
+        typer.Option("--size", metavar="WxH", help="Size of the input; may be repeated. (default: 64x64 and 320x180)"),
     ] = None,
     evaluated: Annotated[
         Path | None, typer.Option(help="Folder of `nlsr evaluate -o`: draws its quality against its time.")

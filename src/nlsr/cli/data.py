@@ -39,7 +39,7 @@ def prepare(
 ) -> None:
     """Check folders of images, make their low-res images, and keep both decoded for `nlsr train`.
 
-    What is done already is not done again; a command that was stopped goes on where it was. Exits with 1 if a file
+    What is done already is not done again; a command that was stopped continues where it was. Exits with 1 if a file
     cannot be used.
     """
     sizes = _source_scales(source_scales)
@@ -59,7 +59,7 @@ def prepare(
                 report=counter,
             )
     except KeyboardInterrupt:
-        raise Interrupted("stopped; what is prepared stays, the same command goes on") from None
+        raise Interrupted("stopped; what is prepared stays, the same command continues") from None
     found = summary(pairs, folders, patch_size=patch_size)
     print(json.dumps(found, indent=1) if as_json else table(found))
     for line in pairs.left_out:

@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder for tables, worst images and times; goes on where it was stopped."),
+        typer.Option("-o", "--output", help="Folder for tables, worst images and times; a stopped run is continued."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     settings: ModelSettings = None,
@@ -172,7 +172,7 @@ def _evaluate(model: "Model", data: Path, low_res: Path | None, output: "Output 
             if session:
                 session.write_worst(result, PairFolder(data, scale=model.scale, low_res=low_res))
         except KeyboardInterrupt:
-            rest = "; the same command goes on from there" if output else "; with -o DIR it could go on from there"
+            rest = "; the same command continues from there" if output else "; with -o DIR it could continue from there"
             count = f" of {total}" if total else ""
             raise Interrupted(f"stopped after {done}{count} images of {data.name} with {model.name}{rest}") from None
     return result

@@ -34,7 +34,7 @@ def explain(
         typer.Option(min=16, help="Side of the square that is attributed. [default: 256 upscaled pixels]"),
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Side of what is explained, in upscaled pixels.")] = 16,
-    steps: Annotated[int, typer.Option(min=1, help="Of the attribution.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the attribution.")] = 50,
     memory: Annotated[
         str | None, typer.Option(help="Memory budget, like 2GiB. [default: 1/4 of the machine's]")
     ] = None,

@@ -12,10 +12,12 @@ from nlsr.errors import NlsrError, UsageError
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file, see recipes/.")],
     data: Annotated[Path, typer.Option(help="Folder that the recipe's data folders are in.")] = Path("data"),
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder of this run is made inside.")] = Path("runs"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder in which the folder of this run is made.")
+    ] = Path("runs"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, changes the recipe.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what the recipe would do, and what is missing.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on with the run of this name.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept. (default: ~/.cache/nlsr)")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads; equal numbers give equal weights.")
@@ -26,7 +28,7 @@ def train(
         Literal["ddp", "fsdp"], typer.Option(help="The whole network on every device, or divided among them.")
     ] = "ddp",
 ) -> None:
-    """Train a network by a recipe; validates, saves and can go on where it stopped."""
+    """Train a network by a recipe. Validates and saves; `--resume` continues a run that was stopped."""
     from nlsr.train.recipe import read_recipe
 
     chosen = read_recipe(recipe, settings)
@@ -87,9 +89,9 @@ def _prepare_folder(folder: Path, resume: bool) -> None:
 
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.exists():
-        raise UsageError(f"{checkpoint}: no checkpoint to go on from; leave out --resume")
+        raise UsageError(f"{checkpoint}: no checkpoint to continue from; leave out --resume")
     if not resume and checkpoint.exists():
-        raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder with -o")
+        raise UsageError(f"{folder} holds a run already; continue it with --resume, or name another folder with -o")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

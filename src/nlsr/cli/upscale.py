@@ -48,8 +48,8 @@ def upscale(
     scale: Annotated[
         float | None, typer.Option("-s", "--scale", help="Any number above 0, like 2 or 1.33. (default: the model's)")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="Of the result in pixels; its height follows.")] = None,
-    height: Annotated[int | None, typer.Option(help="Of the result in pixels; its width follows.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the result in pixels; the height follows.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height of the result in pixels; the width follows.")] = None,
     fit: Annotated[str | None, typer.Option(metavar="WxH", help="The largest size inside a box: 3840x2160.")] = None,
     tile: Annotated[
         str, typer.Option(help="Side of a tile in pixels of the input, 'none' for whole, 'auto' by memory.")
@@ -68,7 +68,7 @@ def upscale(
         typer.Option(help="png, jpg, webp, tif, avif or bmp. (default: the ending of OUT, or png)"),
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF. (default: 95, AVIF 90)")
+        int | None, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF. (default: 95, AVIF 90)")
     ] = None,
     strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF and XMP out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
@@ -76,12 +76,12 @@ def upscale(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Of results, from {stem}, {size}, {scale}, {model}, {ext}, {input_ext}. "
+            help="Names of results, from {stem}, {size}, {scale}, {model}, {ext}, {input_ext}. "
             "(default: {stem}_{size} beside IN, {stem} in a folder)",
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a batch that was stopped: finished results stay.")
+        bool, typer.Option("--resume", help="Continue a batch that was stopped: finished results stay.")
     ] = False,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger pictures are refused. (default: 200 million)")
@@ -201,7 +201,7 @@ def _tile(text: str) -> "int | Literal['auto', 'none']":
 
 
 def _earlier_memory(folder: Path | None, device: str) -> int | None:
-    """The budget of the batch that goes on; none if that was the machine's own and still is."""
+    """The budget of the batch that is resumed; none if that was the machine's own and still is."""
     from nlsr.upscale.batch import conditions_of
     from nlsr.upscale.memory import default_budget
 
@@ -279,7 +279,7 @@ def _run(
                 bar.advance(skipped=done.status == "skipped")
                 words.add(done, _compared(upscaler, done, saving, compare_whole))
     except KeyboardInterrupt:
-        rest = "; the same command with --resume goes on" if manifest else ""
+        rest = "; the same command with --resume continues" if manifest else ""
         count = f"{words.count.total()} of {len(todo)} pictures"
         raise Interrupted(f"stopped after {count}; no half picture is left{rest}") from None
     words.end(can_resume=manifest is not None)
@@ -345,7 +345,7 @@ class _Words:
         if not failed:
             return
         if self.disk_is_full:
-            rest = "; free some space, and the same command with --resume goes on" if can_resume else ""
+            rest = "; free some space, and the same command with --resume continues" if can_resume else ""
             others = f"stopped, as the disk is full{rest}"
         else:
             others = "the others are done"
@@ -390,7 +390,7 @@ def _path(name: str, path: Path) -> dict[str, str]:
 
 
 def _peak_memory() -> str:
-    """Of the whole process so far; nothing where the system does not say."""
+    """Peak memory of the whole process so far, in words; empty where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

@@ -92,14 +92,14 @@ def evaluate(
     """Compare upscaled images with the originals of a folder, under the papers' protocol or several.
 
     An image that cannot be read, is too small, has no low-res image, does not fit in memory, or that `upscale` refuses
-    with an error of ours or returns in a wrong size, is named in `failures`, and the others go on. Metrics are computed
-    on the CPU in float64.
+    with an error of ours or returns in a wrong size, is named in `failures`; the others are evaluated. Metrics are
+    computed on the CPU in float64.
 
     Args:
         upscale: called without gradients, once per image, with float32 RGB (1, 3, h, w) in [0, 1], every value a
             multiple of 1/255. A network must be in eval mode.
         folder: high-res images.
-        scale: of the low-res images, and the border that metrics ignore.
+        scale: how many times smaller the low-res images are; also the border, in pixels, that metrics ignore.
         low_res: a folder of low-res images; by default they are made from the high-res ones.
         protocols: names of `PROTOCOLS`.
         enlarge_luma: enlarges a plane (1, 1, h, w) of float64 luma; adds the protocol `luma-first`.

@@ -22,7 +22,7 @@ K1, K2 = 0.01, 0.03
 """The window and the constants of Wang et al. 2004."""
 
 EDSR_WEIGHTS = (65.738, 129.057, 25.064)
-"""Of R, G and B in units of 1/256: the luma of EDSR's code and its descendants, where black is 0."""
+"""Weights of R, G and B, in units of 1/256: they make the luma of EDSR's code and its descendants, where black is 0."""
 
 Edge = Literal["valid", "symmetric", "replicate"]
 """Where the window of SSIM counts: only where it fits, or at every pixel, the plane being extended by mirror images of
@@ -111,7 +111,7 @@ def without_border(plane: Float[Tensor, "b c h w"], border: int) -> Float[Tensor
 
 
 def psnr_of_planes(first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Of planes with the peak 255, in dB; the mean squared error is that of all planes of an image together."""
+    """PSNR in dB of planes with the peak 255; the mean squared error is taken over all planes of an image together."""
     mean_squared_error = (first - second).square().mean(dim=(1, 2, 3))
     return 10 * torch.log10(PEAK**2 / mean_squared_error)
 
@@ -119,7 +119,7 @@ def psnr_of_planes(first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h
 def ssim_of_planes(
     first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], *, edge: Edge = "valid"
 ) -> Float[Tensor, " b"]:
-    """Of planes with the peak 255; the mean over positions and planes.
+    """SSIM of planes with the peak 255, as the mean over positions and planes.
 
     Raises: ShapeError if the edge is "valid" and the window fits nowhere.
     """

@@ -62,7 +62,7 @@ def load_model(
     """A model by name.
 
     Args:
-        name: of packaged weights, of a family of them, a weight file, or "bicubic".
+        name: the name of packaged weights or of a family of them, a weight file, or "bicubic".
         scale: needed for "bicubic" and for a family.
         settings: fields of the config that a published file does not determine.
         tiles: whole images, tiles of a side, or as the numbers of the network were published.

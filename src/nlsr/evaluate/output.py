@@ -1,4 +1,4 @@
-"""A folder of results: tables, the worst images, what lets an interrupted run go on, and times in a file of their own.
+"""A folder of results: tables, the worst images, what lets an interrupted run continue, and times in their own file.
 
 All files but `timing.json` are equal for equal runs.
 """

@@ -128,7 +128,7 @@ COLUMNS = (
     "model", "network", "data", "scale", "image", "width", "height", "protocol",
     "psnr", "ssim", "published_psnr", "published_ssim", "psnr_difference", "ssim_difference",
 )  # fmt: skip
-"""Of the CSV; a line without an image is a mean, and only there stand published numbers."""
+"""The columns of the CSV. A line without an image is a mean; published numbers stand in such lines only."""
 
 
 def as_csv(results: list[Result]) -> str:

@@ -19,13 +19,13 @@ from nlsr.errors import ShapeError, UsageError
 from nlsr.explain.region import Region, around
 
 STEPS = 50
-"""Of the path, as published."""
+"""Steps of the path, as published."""
 WINDOW = 16
 """Side of the window whose detail is explained, in upscaled pixels, as published."""
 REGION = 256
 """Side of the region that is attributed to, in upscaled pixels: the size of the published examples."""
 SIGMA, BLUR_SIZE = 1.2, 9
-"""Of the Gaussian at the start of the path: standard deviation and side in low-res pixels, as published."""
+"""The Gaussian at the start of the path: its standard deviation and side in low-res pixels, as published."""
 MAGNITUDE_FLOOR = 1e-10
 """Added to squared magnitudes, whose root has no gradient at zero: a 400th of one of 255 levels."""
 
@@ -38,7 +38,8 @@ class Attribution:
     """Integrated gradients of the detail in a window of the result."""
 
     gradients: Float[Tensor, "3 h w"]
-    """Of each input value. They sum to `detail - blurred_detail`, but for the steps and for jumps of the network."""
+    """The integrated gradient of each input value. They sum to `detail - blurred_detail`, except for the error of the
+    steps and for jumps of the network."""
     detail: float
     """In the window of the upscaled image."""
     blurred_detail: float
@@ -111,7 +112,7 @@ def integrated_gradients(
     steps: int,
     report: Report | None = None,
 ) -> Float[Tensor, "1 c h w"]:
-    """Of each input value, its share in how the score changes along a path from 0 to 1.
+    """The share of each input value in how the score changes along a path from 0 to 1.
 
     The gradient is taken in the middle of each step, which makes the error of the sum quadratic in 1 / steps; the
     published code takes it at the end.

@@ -17,11 +17,11 @@ from nlsr.networks import Network
 from nlsr.upscale.memory import default_budget, shown
 
 SMALLEST_SIDE = 16
-"""Of a picture: more than any network adds to a map, and than the blur reaches."""
+"""Smallest side of a picture: more than any network adds to a map, and more than the blur reaches."""
 LARGEST_SIDE = 512
 """Up to as many pixels as a square of this side has, a whole picture is matched."""
 PROBE_SIDE = 32
-"""Of the part of a picture on which the memory of a backward pass is measured."""
+"""Side of the part of a picture on which the memory of a backward pass is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +83,13 @@ def explain(
         image: (1, 3, height, width), RGB in [0, 1], on the network's device.
         at: x and y of the pixel, counted from 0 at the top left.
         affinity: which one, in the order of `network.trace`.
-        count: of the strongest pixels that are listed.
+        count: how many of the strongest pixels are listed.
         region: side of the square around the pixel in which positions are matched; by default the whole image if it
             has at most 512x512 pixels and fits the memory, else the largest square that does.
         attribution_region: side of the square around the pixel for which the result is attributed; by default what
             gives 256 upscaled pixels, as published. The diffusion index depends on it.
         window: side of the part of the result that is attributed, in upscaled pixels.
-        steps: of the attribution, each one forward and one backward pass.
+        steps: steps of the attribution, each one forward and one backward pass.
         memory: budget in bytes; by default a quarter of the machine's.
         report: called after each step of the attribution.
     Raises: UsageError for a pixel outside the image, an affinity that is not there, and what does not fit the memory;
@@ -125,7 +125,7 @@ def _check(image: Tensor, at: tuple[int, int]) -> tuple[int, int]:
 
 
 def _matched_side(network: Network, pixels: int, asked: int | None, budget: int) -> int:
-    """Of the square in which positions are matched, which may be larger than the picture."""
+    """Side of the square in which positions are matched; it may be larger than the picture."""
     need = network.bytes_per_pixel()
     fitting = isqrt(budget // need)
     if asked is not None:

@@ -17,10 +17,10 @@ from nlsr.explain.sources import Sources
 from nlsr.extras import require
 
 PANEL, LABEL, HEAD, GAP = {2: 6.0, 3: 4.6}, 0.56, 0.95, 0.2
-"""In inches: width of a panel, by their number in a row; height of what is written above it and above all; distance
-between panels."""
+"""In inches: the width of a panel for 2 and for 3 in a row; the height of the text above a panel, and of that above all
+of them; the distance between panels."""
 RATIOS = 0.7, 1.5
-"""No panel is taller, by its width, than the picture is, but for pictures flatter or taller than these."""
+"""Height over width of the tallest panel: that of the picture, but not below the first or above the second number."""
 DOTS_PER_INCH = 110
 SMOOTHING = 1 / 220
 """Standard deviation by which a heat map is blurred, per pixel of its longer side: single pixels would vanish."""

@@ -40,7 +40,7 @@ class Sources:
     operator: str
     """The name of the class that matched."""
     index: int
-    """Of the affinity among those of the network."""
+    """Index of the affinity among those of the network."""
     num_affinities: int
     heat: Float[Tensor, "h w"]
     """How much is drawn from each pixel. Sums to the row, which need not be one, less what the network draws from the
@@ -66,8 +66,8 @@ def sources(
 
     Args:
         at: x and y of the pixel.
-        index: of the affinity, in the order of `network.trace`.
-        count: of the strongest pixels.
+        index: which affinity, in the order of `network.trace`.
+        count: how many of the strongest pixels are listed.
     Raises: UsageError for an affinity that the network does not have.
     """
     operators = network.operators()
@@ -118,8 +118,8 @@ class Layout:
     def of(cls, affinity: Affinity, map_size: tuple[int, int], height: int, width: int) -> "Layout":
         """
         Args:
-            map_size: of the queries, where the affinity does not know it.
-            height, width: of the image; larger than what is added to it.
+            map_size: height and width of the map of queries, where the affinity does not know them.
+            height, width: size of the image; each is larger than what is added to it.
         """
         cell = 1
         if isinstance(affinity, PatchwiseAffinity):

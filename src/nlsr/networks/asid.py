@@ -22,12 +22,12 @@ from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, check_low_res
 
 SIDE = 8
-"""Of every window and grid, as published; padded images are multiples of it."""
+"""Side of every window and grid, as published. The sides of padded images are multiples of it."""
 SMALLEST_SIDE = 16
-"""Of a padded image; on 8 pixels nothing is left for the pooling of `SpatialGate`."""
+"""Smallest side of a padded image. With 8 pixels nothing would be left for the pooling of `SpatialGate`."""
 CHANNEL_NORM_EPS = 1e-6
 STAGES = 3
-"""Of attention in a group, each with one fourth of the channels less than the one before."""
+"""Stages of attention in a group. Each works on a quarter of the channels less than the one before."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class Distillation(nn.Module):
     def forward(
         self, features: Float[Tensor, "b c h w"], affinities: tuple[Affinity, ...] | None, *, keep: Keep
     ) -> tuple[Float[Tensor, "b c h w"], tuple[Affinity, ...]]:
-        """Of each stage the affinity of its window, then that of its grid; those given are given back."""
+        """Returns the features, and for each stage the affinity of its window, then that of its grid; affinities
+        that were given are returned as they are."""
         distilled: list[Tensor] = []
         used: list[Affinity] = []
         for index, stage in enumerate(self.stages):

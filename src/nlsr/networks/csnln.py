@@ -34,7 +34,7 @@ class CSNLNConfig:
     reduction: int = 2
     """The embeddings that are matched have channels / reduction entries."""
     softmax_scale: float = 10.0
-    """Of the scores of the cross-scale matching."""
+    """Factor of the scores of the cross-scale matching."""
     overlap_average: bool = False
     """Pasted patches are divided by how many of them overlap, instead of by 6 everywhere."""
 
@@ -146,7 +146,7 @@ class Stage(nn.Module):
     def __init__(self, config: CSNLNConfig, factor: int, enlarged: int) -> None:
         """
         Args:
-            factor: of this stage.
+            factor: how many times larger this stage makes the map.
             enlarged: how much larger than low-res its result is.
         """
         super().__init__()
@@ -186,7 +186,7 @@ class MultiSourceProjection(nn.Module):
 
 
 def _factors(scale: int) -> tuple[int, ...]:
-    """Of the stages."""
+    """The factor by which each stage enlarges."""
     return (2, 2) if scale == 4 else (scale,)
 
 

@@ -16,7 +16,7 @@ from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import check_low_res
 
 SLOPE = 0.2
-"""Of every leaky ReLU."""
+"""Negative slope of every leaky ReLU."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def explain(recipe: Recipe, *, data: Path, folder: Path) -> str:
 
     Args:
         data: folder that the recipe's data folders are in; only names of files are read.
-        folder: of the run.
+        folder: the folder of the run.
     Raises: RecipeError if the network cannot be built, CheckpointError if weights that the recipe names do not fit.
     """
     lines = [("recipe", f"{recipe.name}, seed {recipe.seed}"), *_network(recipe), *_data(recipe, data)]
@@ -164,7 +164,7 @@ def _fall(settings: TrainingSection) -> str:
 
 
 def _run(folder: Path) -> str:
-    return f"{folder}: " + ("holds a run; go on with --resume" if (folder / CHECKPOINT).exists() else "new")
+    return f"{folder}: " + ("holds a run; continue it with --resume" if (folder / CHECKPOINT).exists() else "new")
 
 
 def _cost(recipe: Recipe) -> Lines:

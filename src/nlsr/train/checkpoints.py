@@ -16,7 +16,7 @@ from nlsr.train.recipe import Recipe
 from nlsr.weights.checkpoint import write_atomically
 
 FREE = {"training.validate_every", "training.keep_best", "gaps"}
-"""Keys that may change when a run goes on: its weights do not depend on them."""
+"""Keys that may change when a run is resumed: its weights do not depend on them."""
 
 
 class Checkpoints(TorchCheckpointIO):
@@ -65,7 +65,7 @@ def check_same_run(recipe: Recipe, num_images: int, saved: dict[str, Any]) -> No
     if changed:
         differences = "; ".join(f"{key}: {before.get(key)} in the checkpoint, now {now.get(key)}" for key in changed)
         raise RecipeError(
-            f"the checkpoint is of another run ({differences}); go on as it began, or name another with -o"
+            f"the checkpoint is of another run ({differences}); continue it as it began, or name another with -o"
         )
 
 

@@ -18,12 +18,12 @@ from nlsr.errors import UsageError
 Strategy = Literal["ddp", "fsdp"]
 
 PATIENCE = timedelta(hours=2)
-"""For which processes wait for the one that validates."""
+"""How long processes wait for the one that validates."""
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Under torchrun, which starts the processes itself, its numbers count instead."""
+    """How many processes share a training. Where torchrun starts the processes, its numbers count instead of these."""
 
     per_node: int = 1
     nodes: int = 1

@@ -291,7 +291,7 @@ def fit(
 
     Args:
         folder: where checkpoint, curve, pictures and weights go.
-        resume: go on from the checkpoint in the folder.
+        resume: continue from the checkpoint in the folder.
         callbacks: Lightning callbacks, for progress.
         sources: names of the training folders, for the card.
         devices: how many, and how they share the work; by default one.
@@ -322,7 +322,7 @@ def fit(
     with milestones.listening():
         trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
     if module.global_step < settings.steps:
-        raise Interrupted(milestones.how_to_go_on())
+        raise Interrupted(milestones.how_to_continue())
     path, network = folder / f"{recipe.name}.safetensors", module.evaluated()
     if trainer.is_global_zero:
         save_network(path, network, card=card(module, sources, trainer.strategy.root_device))

@@ -27,10 +27,12 @@ MOST_LOADERS = 8
 class NetworkSection(BaseModel):
     """A preset, a scale, and any field of the network's config that should differ from the preset."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     preset: str
+    """Name of a network, of those that `nlsr benchmark networks` measures."""
     scale: Literal[2, 3, 4]
+    """How many times larger the network makes an image: 2, 3 or 4."""
 
     def config(self) -> Any:
         """Raises: RecipeError for an unknown preset or config field."""
@@ -52,7 +54,9 @@ class DataSection(Section):
     """Folders of images, relative to the data folder given on the command line."""
 
     train: list[str] = Field(min_length=1)
+    """Folders of training images, searched with all below them."""
     validation: str
+    """Folder of images on which the network is scored."""
     source_scales: list[Positive] = Field([1.0], min_length=1)
     """Each source image is used at each of these sizes; shrinking removes JPEG artefacts and adds fine detail."""
     degradation: DegradationSection | None = None
@@ -60,7 +64,7 @@ class DataSection(Section):
     augmentation: AugmentationSection = AugmentationSection()
     """How patches are varied."""
     low_res: list[str] | None = None
-    """For each folder of `train` one of low-res images that someone else made; by default they are made here."""
+    """For each folder of `train`, a folder of low-res images that someone else made; by default they are made here."""
 
     @model_validator(mode="after")
     def _check(self) -> "DataSection":
@@ -98,7 +102,7 @@ class LossesSection(Section):
     charbonnier: float = Field(default=0.0, ge=0)
     """Mean of sqrt(error^2 + 1e-6): absolute error, smooth at zero."""
     frequency: float = Field(default=0.0, ge=0)
-    """Mean absolute error of amplitude and phase: of the complex spectrum, orthonormal."""
+    """Mean absolute error of the real and imaginary parts of the orthonormal spectrum."""
     contrastive: float = Field(default=0.0, ge=0)
     """The mean contrastive loss of the attentions with random features, as ENLCN is trained."""
     contrastive_after: int = Field(default=0, ge=0)
@@ -139,10 +143,9 @@ class TrainingSection(Section):
     patch_size: Stepwise = 48
     """Side of a low-res training patch, in pixels; or [[first step, side], ...]."""
     joined_patches: int = Field(1, gt=0)
-    """So many patches of a batch are one set of positions for the attention, as in an image of that size."""
+    """How many patches of a batch form one set of positions for the attention, as in a larger image."""
     accumulate: int = Field(1, gt=0)
-    """Each batch is computed in so many parts, one after the other, which takes less memory and gives equal weights
-    to rounding."""
+    """In how many parts each batch is computed, one after the other: less memory, equal weights up to rounding."""
     losses: LossesSection = LossesSection(l1=1.0)
     """The weight of each term of the loss."""
     teacher: str | None = None
@@ -150,7 +153,7 @@ class TrainingSection(Section):
     optimizer: Literal["adam", "adamw", "schedule-free"] = "adam"
     """`schedule-free` is AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
     learning_rate: float = Field(2e-4, gt=0)
-    """The highest, reached after the warm-up."""
+    """The highest learning rate, reached after the warm-up."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the first and second moment."""
     eps: float = Field(1e-8, gt=0)
@@ -168,17 +171,17 @@ class TrainingSection(Section):
     milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """Steps at which a multistep schedule multiplies the rate by `factor`."""
     factor: float = Field(0.5, gt=0, lt=1)
-    """Of a multistep schedule."""
+    """What a multistep schedule multiplies the rate by."""
     gradient_clip: float | None = Field(None, gt=0)
     """Longest gradient, by its Euclidean norm."""
     average_decay: float = Field(0.999, ge=0, lt=1)
-    """Of the exponential moving average of the weights, which is what is validated and saved; 0 for none."""
+    """Decay of the moving average of the weights, which is what is validated and saved; 0 for no average."""
     redraw_every: int | None = Field(None, gt=0)
     """Steps after which attentions with random features get new directions, as ENLCN is trained; never by default."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """Of convolutions and matrix products; weights, matching and the loss stay in float32."""
+    """Precision of convolutions and matrix products; weights, matching and the loss stay in float32."""
     compile: bool = False
-    """Translate the network with torch.compile first; minutes that pay on a GPU only."""
+    """Compile the network with torch.compile first. That takes minutes and pays on a GPU only."""
     validate_every: int = Field(1000, gt=0)
     """Steps between validations and checkpoints."""
     keep_best: bool = True
@@ -215,13 +218,13 @@ def _not_best(name: str) -> str:
 
 class Recipe(Section):
     name: Annotated[str, AfterValidator(_not_best)] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Of the run's folder and its weights."""
+    """Name of the run's folder and of its weights."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Of the first weights and of every draw."""
+    """Seed of the first weights and of every random draw."""
     start: str | None = None
-    """Weights to start from, by name or file: of another scale, say. What differs in shape starts afresh."""
+    """Weights to start from, by name or file, such as those of another scale. What differs in shape starts afresh."""
     gaps: tuple[str, ...] = ()
-    """What a published recipe does not say, or says and this recipe does differently; for people."""
+    """Notes for people: what a publication does not say of its training, and what this recipe does differently."""
     network: NetworkSection
     data: DataSection
     training: TrainingSection

@@ -24,7 +24,7 @@ _GAP, _LINE, _PAPER = 12, 22, (250, 250, 248)
 
 
 def add_to_curve(curve: Path, row: dict[str, str]) -> None:
-    """Add a row, after dropping those of its and later steps, which a run that goes on writes again.
+    """Add a row, after dropping those of its and later steps, which a resumed run writes again.
 
     Raises: CheckpointError if it cannot be written; the table is then as it was.
     """

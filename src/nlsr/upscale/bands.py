@@ -10,7 +10,7 @@ from nlsr.images import resize
 from nlsr.images.resize import _contributions
 
 BAND_BYTES = 8 * 2**20
-"""Of the pieces that are handed on; their copies then cost little."""
+"""Size of the pieces that are handed on, in bytes: copies of pieces this small cost little."""
 
 
 def pieces(band: Float[Tensor, "c rows w"], *, multiple: int = 1) -> Iterator[Float[Tensor, "c r w"]]:

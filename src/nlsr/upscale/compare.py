@@ -14,7 +14,7 @@ class TilingDifference:
     """How far a tiled result is from the whole one.
 
     Args:
-        psnr: of the tiled result against the whole one, all RGB values in [0, 1], in dB; infinite if they are equal.
+        psnr: PSNR of the tiled result against the whole one, over all RGB values, in dB; infinite if they are equal.
         largest: the largest difference of a value.
         picture: (1, 3, height, width) in [0, 1]: mid-grey plus `amplification` times tiled minus whole. Seams would
             show as a grid.

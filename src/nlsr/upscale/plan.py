@@ -28,7 +28,7 @@ class Job:
     """What a plan depends on, beside the networks and the budget.
 
     Args:
-        height, width: of the picture. new_height, new_width: of the result.
+        height, width: size of the picture. new_height, new_width: size of the result.
         alpha: whether the picture is transparent anywhere.
         held: bytes that stay in memory beside the computation: the result, or what its encoder needs.
         ensemble: whether all eight flips and turns are computed.
@@ -48,8 +48,8 @@ class Plan:
     """How a picture is upscaled: through which networks, whole or in tiles, and why.
 
     Args:
-        height, width: of the picture. new_height, new_width: of the result.
-        scales: of the networks applied in turn; none if the picture is not enlarged.
+        height, width: size of the picture. new_height, new_width: size of the result.
+        scales: the scale of each network, in the order in which they are applied; empty if the picture is not enlarged.
         tile_size: the largest side of a tile in pixels of the picture; None takes it whole.
         precision: in which the networks compute.
         predicted: the memory it will take beside the program, in bytes.
@@ -79,7 +79,7 @@ class Plan:
         return len(self.rows.starts) * len(self.columns.starts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Of values that JSON knows."""
+        """The plan as a dict of values that JSON knows."""
         return asdict(self) | {"scales": list(self.scales)}
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ class Size:
 
     Args:
         scale: any positive number; sides are rounded to nearest, halves up.
-        width, height: of the result in pixels; the other side follows, the aspect is kept.
+        width, height: one side of the result, in pixels; the other side follows, because the aspect is kept.
         fit: (width, height) of a box, or "3840x2160": the largest size inside it that keeps the aspect.
     Raises: UsageError, in one line, for two of them, and for what is not positive or no number.
     """

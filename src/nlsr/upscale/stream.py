@@ -97,7 +97,7 @@ class Stream:
                         "close other programs or make it smaller"
                     ) from None
                 tile_size = max(LAST_TILE, tile_size // 2)
-                self.notes.append(f"memory ran out after {done} of {height} rows: went on in tiles of {tile_size}")
+                self.notes.append(f"memory ran out after {done} of {height} rows: continued in tiles of {tile_size}")
 
     def _blended(self, start: int, tile_size: int) -> Iterator[Float[Tensor, "c r w"]]:
         """High-res rows of the picture from a low-res row on, a row of tiles at a time."""

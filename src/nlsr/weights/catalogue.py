@@ -25,7 +25,7 @@ class KnownFile:
     source: str
     """Where it can be had; ours lie inside the package."""
     licence: str
-    """Of the repository that publishes it."""
+    """The licence of the repository that publishes it."""
     sha256: str = UNKNOWN
 
 

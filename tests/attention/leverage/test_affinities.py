@@ -37,7 +37,7 @@ def inputs(dtype=torch.float64):
 
 
 def sets(kind, key):
-    """Of equal sizes, or of sizes 3, 0 and 12."""
+    """Key sets of equal sizes, or of sizes 3, 0 and 12."""
     if kind == "equal":
         return top_r(leverage_scores(key), 5)
     scores = torch.zeros(BATCH, KEYS)

@@ -71,7 +71,7 @@ class KeySetAffinity(SetAffinity):
     ) -> None:
         """
         Args:
-            scale: of the scores; d^(-1/2) in transformers.
+            scale: factor of the scores; d^(-1/2) in transformers.
         """
         dtype = matching_dtype(query.dtype)
         super().__init__(scale * query.to(dtype), key.to(dtype), key_set, keep=keep)
@@ -134,7 +134,7 @@ class HeadsAffinity(Affinity):
     def __init__(self, affinity: Affinity, heads: int) -> None:
         """
         Args:
-            affinity: of all images and heads, folded into the batch.
+            affinity: the affinity of all images and heads, folded into the batch.
         """
         self.affinity, self.heads = affinity, heads
         self.num_queries, self.num_keys = affinity.num_queries, affinity.num_keys

@@ -35,11 +35,11 @@ class MultiHeadLeverage(nn.Module):
     ) -> None:
         """
         Args:
-            width: of the tokens.
+            width: entries of a token.
             heads: equal parts of queries, keys and values; must divide.
             num_keys: per head; all if there are fewer tokens. A class token is a key like the others.
-            bias: of queries, keys and values.
-            scores: of keys (b, n, d) -> (b, n); the largest are chosen.
+            bias: whether queries, keys and values have one.
+            scores: function from keys (b, n, d) to scores (b, n); the largest are chosen.
         Raises: ShapeError if sizes do not fit each other.
         """
         super().__init__()

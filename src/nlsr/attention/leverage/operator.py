@@ -25,11 +25,11 @@ class Leverage(Operator):
     ) -> None:
         """
         Args:
-            channels: of the features.
-            width: of queries and keys.
+            channels: number of channels of the features.
+            width: entries of queries and keys.
             num_keys: in the set; all positions of a smaller map.
             heads: equal parts of queries, keys and values, each with a set of its own; must divide.
-            regular_share: of the set, in [0, 1]: keys spread evenly over the map instead of chosen by leverage.
+            regular_share: share of the set, in [0, 1], that is spread evenly over the map, not chosen by leverage.
         Raises: ShapeError if sizes do not fit each other.
         """
         super().__init__()

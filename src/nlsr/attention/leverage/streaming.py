@@ -31,7 +31,7 @@ class KeyStream:
     def __init__(self, width: int, eps: float, *, device: torch.device | str = "cpu") -> None:
         """
         Args:
-            width: of the keys.
+            width: entries of a key.
             eps: entries of attention at least so large are in the set, in (0, 1].
         Raises: ShapeError unless 0 < eps <= 1.
         """

@@ -2,7 +2,7 @@
 
 Pillow reads what it reads exactly, but nothing deeper than 8 bits: libpng (imagecodecs) reads 16-bit PNG, libavif
 (imagecodecs) AVIF of 10 and 12 bits. tifffile reads TIFF, also because libtiff inside Pillow prints to standard error
-and goes on with damaged data.
+and continues with damaged data.
 """
 
 import re

@@ -22,7 +22,7 @@ class AugmentationSection(Section):
     cut_mix: Share = 0.0
     """Share of the patches in which a random rectangle comes from another patch."""
     cut_clean: Share = 0.0
-    """Share of the degraded patches of which a random rectangle, or all but it, is plain; needs `data.degradation`."""
+    """Share of the degraded patches of which a random rectangle, or the rest, is plain; needs `data.degradation`."""
 
 
 def flip_and_turn(image: Tensor, which: int) -> Tensor:

@@ -27,7 +27,7 @@ from nlsr.train.data.pairs import Entry, Facts, opened
 from nlsr.train.data.quality import jpeg_quality
 
 VERSION = 1
-"""Of what is done to an image; another one gives entries of other names."""
+"""Version of what is done to an image; another version gives entries of other names."""
 
 ENDING = ".safetensors"
 

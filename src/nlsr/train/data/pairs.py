@@ -21,7 +21,7 @@ class Facts:
     Args:
         depth: bits per sample, as in `Picture`.
         alpha: it has transparency, which training leaves out.
-        quality: of a JPEG, estimated.
+        quality: estimated quality of a JPEG.
         sha256: of the file.
     """
 
@@ -39,7 +39,7 @@ class Entry:
     """An image in the cache.
 
     Args:
-        path: of the image. file: of the cache.
+        path: the image. file: its file in the cache.
         sizes: height and width of its low-res images; none if it is too small to have one.
     """
 

@@ -39,7 +39,7 @@ def prepare(
     Each image is used at each of `source_scales`, cropped to a multiple of the scale; low-res images are made by
     MATLAB-exact bicubic resizing of 8-bit values. Grey images are repeated to RGB, deeper ones rounded to 8 bits,
     and what is transparent gets the colours around it. What is in the cache is checked, and made again if damaged.
-    Interrupted at any moment, the same call goes on where it was.
+    If it is interrupted at any moment, the same call continues where it stopped.
 
     Args:
         folders: searched with all below them.

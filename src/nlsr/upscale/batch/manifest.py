@@ -1,8 +1,9 @@
-"""What is finished in an output folder, so that an interrupted batch goes on where it was.
+"""What is finished in an output folder, so that an interrupted batch can be resumed.
 
 A file of JSON lines that is only ever appended to: what decides about results, a line before a result is put in its
-place, a line when it is there. Each is on the disk before the work goes on, so after a crash at any moment a result is
-either finished and said to be so, or done again; a line cut short is none. The system drops the lock with the process.
+place, a line when it is there. Each is on the disk before the work continues, so after a crash at any moment a result
+is either finished and said to be so, or done again. A line that was cut short does not
+count. The system drops the lock when the process ends.
 """
 
 import contextlib
@@ -57,8 +58,8 @@ class Manifest:
 
     Args:
         settings: what decides about results beside the picture: model, size, quality and so on. JSON values.
-        conditions: under which they are made, to be taken up again when a batch goes on: the budget. JSON values.
-        resume: go on: results that are finished stay; what killed processes left behind is removed with `clean`.
+        conditions: under which they are made, to be used again when a batch is resumed: the budget. JSON values.
+        resume: continue an earlier batch: finished results stay; `clean` removes what killed processes left behind.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Manifest:
             return False
 
     def may_replace(self, target: Path) -> bool:
-        """Whether what lies there was written by an interrupted batch that goes on now, and is nobody else's file."""
+        """Whether what lies there was written by an interrupted batch that is now resumed, and is nobody else's."""
         place = self._place(target)
         return self.resume and (place in self._begun or place in self._finished)
 

@@ -1,7 +1,7 @@
 """Doing a batch: while a picture is computed, the next one is read and the last one written.
 
 Only small pictures are held beside the one that is computed, where the budget has room for all; a large one is read
-when its turn comes and written band by band. What goes wrong with one picture is said of it, and the others go on.
+when its turn comes and written band by band. What goes wrong with one picture is said of it, and the others are done.
 """
 
 import errno
@@ -75,8 +75,8 @@ class _Read:
     """A picture on its way.
 
     Args:
-        content: of its file, for the manifest.
-        plan: of the computation, if its result may wait in memory for being written.
+        content: the content of its file, for the manifest.
+        plan: the plan of the computation, if its result may wait in memory until it is written.
         done: what will be said of it.
     """
 

@@ -16,12 +16,12 @@ class Saving:
     """What is asked for beside the upscaling itself.
 
     Args:
-        format: of results; by their ending without it.
+        format: format of the results; without it their ending decides.
         quality: as `nlsr.images.write` takes it.
         strip: leave EXIF and XMP out.
         overwrite: replace files that are there.
         make_folders: create the folders of results.
-        max_pixels: of a picture that is read.
+        max_pixels: pictures with more pixels are refused.
     """
 
     format: str | None = None
@@ -35,8 +35,8 @@ class Saving:
 def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
     """What decides about results beside the pictures: JSON values, equal for equal results.
 
-    The budget is left out: it decides where pictures are cut, and who goes on with less after running out of memory
-    does not want to begin anew. Loads all networks of the model.
+    The budget is left out: it decides where pictures are cut, and a user who continues with a smaller budget after
+    running out of memory does not want to begin anew. Loads all networks of the model.
     """
     networks = [upscaler.models.cascade(scale).networks[0] for scale in upscaler.models.scales]
     return {

@@ -21,8 +21,8 @@ class Source:
     """A picture that is meant.
 
     Args:
-        path: of the file.
-        place: the same below what was named: where its result belongs in an output folder.
+        path: the file.
+        place: its path relative to what the user named: where its result belongs in an output folder.
         problem: why it cannot be read, if searching has shown that.
     """
 

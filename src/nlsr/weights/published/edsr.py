@@ -63,7 +63,7 @@ def _enlcn_rules(tensors: Tensors, config: Any) -> Rules:
 
 
 def _interleaved_sizes(tensors: Tensors, embedding: str) -> dict[str, Any]:
-    """Of NLSN and ENLCN, whose blocks and attentions stand in one row."""
+    """Sizes of NLSN and ENLCN, whose blocks and attentions stand in one row."""
     channels = commonest_size(tensors, r"body\.\d+\.body\.[02]\.weight")
     blocks = {m[1] for name in tensors if (m := re.fullmatch(r"body\.(\d+)\.body\.[02]\.weight", name))}
     return {
@@ -95,7 +95,7 @@ def _nlan_sizes(tensors: Tensors) -> dict[str, Any]:
 
 
 def _grouped_sizes(tensors: Tensors, embedding: str) -> dict[str, Any]:
-    """Of DLSN and NLAN, whose groups end in an attention."""
+    """Sizes of DLSN and NLAN, whose groups end in an attention."""
     block = r"body\.\d+\.body\.(\d+)\.body\.[02]\.weight"
     channels = commonest_size(tensors, block)
     return {
@@ -140,7 +140,7 @@ def _grouped_rules(config: Any) -> Rules:
 
 
 def _edsr_scale(tensors: Tensors, channels: int) -> int:
-    """Of the tail that the descendants of EDSR share."""
+    """The scale of the tail that the descendants of EDSR share."""
     if "tail.0.2.weight" in tensors:
         return 4
     return {4: 2, 9: 3}[commonest_size(tensors, r"tail\.0\.0\.(weight|bias)") // channels]

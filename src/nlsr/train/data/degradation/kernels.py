@@ -21,7 +21,7 @@ def blur_kernel(
 
     Args:
         sigmas: widths along the two axes, in pixels; the kernel ends at four times the larger one.
-        angle: of the first axis to the horizontal, in radians.
+        angle: angle between the first axis and the horizontal, in radians.
         shape: exp(-r^(2 power) / 2), which is a Gaussian for a power of 1, or 1 / (1 + r^(2 power)).
     """
     y, x = _grid(max(1, math.ceil(4 * max(sigmas))))

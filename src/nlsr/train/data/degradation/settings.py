@@ -22,7 +22,7 @@ class DegradationSection(Section):
     clean: Share = 0.25
     """Share of the patches that are made by plain bicubic shrinking, so that clean pictures stay clean."""
     twice: Share = 0.35
-    """Share of the other patches that go through the chain at a larger size before, as pictures posted again."""
+    """Share of the other patches that go through the chain twice, first at a larger size, as if posted again."""
 
     blur: Share = 0.5
     """Probability of a blur, in each run of the chain."""
@@ -33,20 +33,20 @@ class DegradationSection(Section):
     generalised: Share = 0.15
     """Share of blurs that are generalised Gaussians, whose power is drawn from `generalised_power`."""
     generalised_power: Range = (0.5, 4.0)
-    """Below 1 with a peak and long tails, above 1 flat with steep sides; 1 is a Gaussian."""
+    """Range of that power: below 1 gives a peak and long tails, 1 a Gaussian, above 1 a flat top and steep sides."""
     plateau: Share = 0.1
     """Share of blurs that are 1 / (1 + distance ** power), whose power is drawn from `plateau_power`."""
     plateau_power: Range = (1.0, 2.0)
-    """The larger, the steeper the sides."""
+    """Range of that power: the larger it is, the steeper the sides."""
     ringing: Share = 0.15
     """Probability of a sinc filter at the end, which rings at edges as sharpened pictures do."""
     ringing_cutoff: Range = (0.6, 1.0)
-    """Its cutoff, as a share of the highest frequency that the low-res image holds."""
+    """Cutoff of that filter, as a share of the highest frequency that the low-res image holds."""
 
     resize: Share = 0.5
-    """Probability of a resize to a random size before the one to low-res; in the first of two runs, of any resize."""
+    """Probability of a resize to a random size before the last resize; in the first of two runs, of any resize."""
     resize_range: Range = (0.8, 1.25)
-    """That size, between the first number times low-res and the second times high-res (low-res in the last run)."""
+    """Range of that size: the first number times low-res to the second times high-res (low-res in the last run)."""
     resize_kernels: list[Literal["area", "bilinear", "bicubic"]] = Field(["area", "bilinear", "bicubic"], min_length=1)
     """Every resize draws from these; all of them smooth before they shrink, and bicubic is MATLAB's."""
 
