@@ -24,6 +24,8 @@ from nlsr.networks import (
     NLANConfig,
     NLSNConfig,
     PANConfig,
+    SMFANet,
+    SMFANetConfig,
     dlsn,
     enlcn,
     lcoan,
@@ -100,6 +102,7 @@ SMALL = {
     "nlan": lambda scale: NLAN(NLANConfig(scale, channels=8, num_groups=2, num_blocks=1)),
     "nlsn": lambda scale: NLSN(NLSNConfig(scale, channels=8, num_blocks=9, chunk_size=12, rounds=2)),
     "pan": lambda scale: PAN(PANConfig(scale, channels=9, upsampler_channels=4, num_blocks=2)),
+    "smfanet": lambda scale: SMFANet(SMFANetConfig(scale, channels=6, num_blocks=2)),
 }
 
 

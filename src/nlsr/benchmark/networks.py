@@ -36,6 +36,8 @@ PARAMETERS: dict[str, dict[int, int | float]] = {
     "lcoan": {2: 15_668_484, 3: 16_406_404, 4: 16_258_820},
     "nlsn": {2: 41_796_163, 3: 44_746_563, 4: 44_156_483},
     "pan": {2: 261_403, 3: 261_403, 4: 272_419},
+    "smfanet": {2: 185_628, 3: 190_503, 4: 197_328},
+    "smfanet-plus": {2: 480_300, 3: 486_795, 4: 495_888},
 }
 """Parameters of the published code, by scale; LCoAN's include 1.3 million, and DLSN's one, that are never used."""
 

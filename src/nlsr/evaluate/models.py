@@ -140,6 +140,7 @@ def _published_tiling(network: Network) -> Callable[[Upscale, Tensor], Tensor]:
         "nlan": edsr_quarters,
         "nlsn": edsr_quarters,
         "pan": lambda upscale, low_res: upscale(low_res),
+        "smfanet": lambda upscale, low_res: upscale(low_res),
     }
     kind = name_of(network)
     if kind not in tilings:

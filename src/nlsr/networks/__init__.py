@@ -15,6 +15,7 @@ from nlsr.networks.network import Network, Trace
 from nlsr.networks.nlan import NLAN, NLANConfig, nlan
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
+from nlsr.networks.smfanet import SMFANet, SMFANetConfig, smfanet, smfanet_plus
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "asid": (ASIDConfig, ASID),
@@ -25,6 +26,7 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "nlan": (NLANConfig, NLAN),
     "nlsn": (NLSNConfig, NLSN),
     "pan": (PANConfig, PAN),
+    "smfanet": (SMFANetConfig, SMFANet),
 }
 """Name -> (config, class)."""
 
@@ -41,6 +43,8 @@ PRESETS: dict[str, Callable[[int], Any]] = {
     "nlan": nlan,
     "nlsn": nlsn,
     "pan": pan,
+    "smfanet": smfanet,
+    "smfanet-plus": smfanet_plus,
 }
 """Name -> function of the scale that returns a config."""
 
@@ -94,6 +98,8 @@ __all__ = [
     "NLSNConfig",
     "Network",
     "PANConfig",
+    "SMFANet",
+    "SMFANetConfig",
     "Trace",
     "asid",
     "asid_d8",
@@ -108,4 +114,6 @@ __all__ = [
     "nlan",
     "nlsn",
     "pan",
+    "smfanet",
+    "smfanet_plus",
 ]

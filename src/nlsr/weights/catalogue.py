@@ -56,6 +56,17 @@ def recognised(digest: str) -> KnownFile | None:
     return next((known for known in known_files() if known.sha256 == digest), None)
 
 
+SMFANET_FILES = {
+    "SMFANet_DF2K_100w_x2SR.pth": "daea7fc72a6e4aff80163768209ea5e56fd9705db9e6323f31822f24cd03902e",
+    "SMFANet_DF2K_100w_x3SR.pth": "ae9953d36b4afb25211a23b02499dc029dfe64a2549c3426b29aaca14f17baa1",
+    "SMFANet_DF2K_100w_x4SR.pth": "3141324e9ef6ebdd2338566b30ad034a3bf0c3c34e8030d4086ce4330c319402",
+    "SMFANet_plus_DF2K_100w_x2SR.pth": "a52ba55ccec8f08cc2c354fdccfe0f7647ea70cc5a47a096b70269370a4f5c5c",
+    "SMFANet_plus_DF2K_100w_x3SR.pth": "509c2af8855e9424d5676956ff5f5911c4e6439c53064e7a4cdbe062ddf2a8d4",
+    "SMFANet_plus_DF2K_100w_x4SR.pth": "28a807e1ee1f46a990458efd813654ea0ba023148a8423e49847d9b5c4f98ca3",
+}
+"""Name -> SHA-256. Those with "plus" are of the larger network."""
+
+
 def _published() -> list[KnownFile]:
     drive = "drive.google.com/drive/folders/"
     lcoan = "github.com/YigangZhao/LCoAN: " + drive + "1oItCWGnYkxlT_ANpod4FLNtk8MQ3LFyM"
@@ -65,6 +76,7 @@ def _published() -> list[KnownFile]:
     dlsn = "github.com/laoyangui/DLSN: drive.google.com/file/d/1uZRVWhQ-bo8c9eEjpdE5fLVDeIpTE1pn"
     asid = "github.com/saturnian77/ASID: train_logs/{}_X{}_DIV2K/checkpoints/epoch0_ASID.pth"
     pan = "github.com/zhaohengyuan1/PAN: experiments/pretrained_models/PANx{}_DF2K.pth"
+    smfanet = "github.com/Zheng-MJ/SMFANet: pretrain/"
     return [
         *(KnownFile(f"LCoAN_x{s}.pt", "lcoan", s, lcoan, NONE_STATED) for s in (2, 4)),
         *(KnownFile(f"model_x{s}.pt", "nlsn", s, nlsn, NONE_STATED) for s in (2, 3, 4)),
@@ -77,8 +89,13 @@ def _published() -> list[KnownFile]:
             for s in (2, 3, 4)
         ),
         *(KnownFile(f"PANx{s}_DF2K.pth", "pan", s, pan.format(s), NONE_STATED) for s in (2, 3, 4)),
+        *(
+            KnownFile(name, "smfanet", int(name[-len("4SR.pth")]), smfanet + name, "Apache-2.0", digest)
+            for name, digest in SMFANET_FILES.items()
+        ),
     ]
 
 
 PUBLISHED_FILES = _published()
-"""Names and places as the repositories' own descriptions give them; none of them publishes checksums."""
+"""Names and places as the repositories' own descriptions give them. None of them publishes checksums; those here are of
+the files as they were found."""

@@ -1,0 +1,130 @@
+"""SMFANet: features are modulated by a map pooled eight times smaller, beside a local branch; no affinity.
+
+Source: Zheng et al., "SMFANet: A Lightweight Self-Modulation Feature Aggregation Network for Efficient Image
+Super-Resolution", ECCV 2024.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nlsr.attention import Keep
+from nlsr.networks.network import Collect, Network, NetworkDraws
+from nlsr.networks.parts import DirectUpsampler, check_low_res
+
+POOLING = 8
+"""Side of the squares that one cell of the pooled map stands for."""
+
+
+@dataclass(frozen=True)
+class SMFANetConfig:
+    """Sizes of an SMFANet; the defaults are those of the published small network."""
+
+    scale: int
+    channels: int = 36
+    num_blocks: int = 8
+    expansion: int = 2
+    """The hidden maps of each feed-forward part have expansion * channels entries."""
+
+
+def smfanet(scale: int) -> SMFANetConfig:
+    """The published small network: 185,628, 190,503 and 197,328 parameters at x2, x3 and x4."""
+    return SMFANetConfig(scale)
+
+
+def smfanet_plus(scale: int) -> SMFANetConfig:
+    """The published large network: 480,300, 486,795 and 495,888 parameters at x2, x3 and x4."""
+    return SMFANetConfig(scale, channels=48, num_blocks=12)
+
+
+class SMFANet(Network):
+    """Self-Modulation Feature Aggregation Network."""
+
+    config: SMFANetConfig
+
+    def __init__(self, config: SMFANetConfig) -> None:
+        super().__init__(config)
+        self.head = nn.Conv2d(3, config.channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(ModulationBlock(config) for _ in range(config.num_blocks)))
+        self.upsample = DirectUpsampler(config.channels, config.scale)
+
+    def _upscale(
+        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b 3 sh sw"]:
+        check_low_res(low_res)
+        shallow = self.head(low_res)
+        return self.upsample(shallow + self.blocks(shallow))
+
+    def bytes_per_pixel(self) -> int:
+        """The wide maps of the local branch, or what the upsampler makes; measured."""
+        return 4 * max(9 * self.config.channels, 6 * self.config.scale**2 + 2 * self.config.channels)
+
+
+class ModulationBlock(nn.Module):
+    """Self-modulation, then a feed-forward part, each of normalised features and each with a skip."""
+
+    def __init__(self, config: SMFANetConfig) -> None:
+        super().__init__()
+        self.modulation = SelfModulation(config.channels)
+        self.feed_forward = PartialFeedForward(config.channels, config.expansion)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        features = features + self.modulation(F.normalize(features))
+        return features + self.feed_forward(F.normalize(features))
+
+
+class SelfModulation(nn.Module):
+    """SMFA: a pooled map and the global variance multiply half of the features; the other half sees neighbours."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.split = nn.Conv2d(channels, 2 * channels, 1)
+        self.pooled = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.pooled_share = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.variance_share = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.modulate = nn.Conv2d(channels, channels, 1)
+        self.local_depthwise = nn.Conv2d(channels, 2 * channels, 3, padding=1, groups=channels)
+        self.local_mix = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.local_join = nn.Conv2d(2 * channels, channels, 1)
+        self.join = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        local, modulated = self.split(features).chunk(2, dim=1)
+        modulated = modulated * self._modulation(modulated)
+        local = self.local_join(F.gelu(self.local_mix(self.local_depthwise(local))))
+        return self.join(modulated + local)
+
+    def _modulation(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        height, width = features.shape[-2:]
+        cells = max(1, height // POOLING), max(1, width // POOLING)
+        pooled = self.pooled(F.adaptive_max_pool2d(features, cells))
+        variance = _variance(features)
+        small = F.gelu(self.modulate(self.pooled_share * pooled + self.variance_share * variance))
+        return F.interpolate(small, size=(height, width), mode="nearest")
+
+
+class PartialFeedForward(nn.Module):
+    """PCFN: a quarter of the hidden maps pass a 3x3 convolution, the others stay."""
+
+    def __init__(self, channels: int, expansion: int = 2) -> None:
+        super().__init__()
+        hidden = expansion * channels
+        self.partial = hidden // 4
+        self.widen = nn.Conv2d(channels, hidden, 1)
+        self.convolve = nn.Conv2d(self.partial, self.partial, 3, padding=1)
+        self.join = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        hidden = F.gelu(self.widen(features))
+        first, others = hidden.split((self.partial, hidden.shape[1] - self.partial), dim=1)
+        return self.join(torch.cat((F.gelu(self.convolve(first)), others), dim=1))
+
+
+def _variance(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
+    """Unbiased variance over all positions; 0 where there is one position only."""
+    if features.shape[-2:].numel() == 1:
+        return torch.zeros_like(features)
+    return features.var(dim=(-2, -1), keepdim=True)
