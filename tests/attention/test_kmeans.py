@@ -1,10 +1,11 @@
 """Clusters: they learn in training only, stay alive, and agree between processes."""
 
 import math
+import os
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.nn import functional as F
 
 from nlsr.attention import KMeans, LearnableSparsePattern
@@ -21,6 +22,18 @@ def clouds(batch=2, length=400, width=6, groups=5, seed=0):
     centres = F.normalize(torch.randn(groups, width, generator=generator(99)), dim=-1)
     which = torch.randint(groups, (batch, length), generator=draw)
     return centres[which] * 3 + 0.1 * torch.randn(batch, length, width, generator=draw)
+
+
+def started(centroids, **options):
+    """A clustering that has begun, with these centroids."""
+    kmeans = KMeans(len(centroids), len(centroids[0]), **options)
+    kmeans.centroids.copy_(F.normalize(torch.tensor([centroids]), dim=-1))
+    kmeans.initialised.fill_(True)
+    return kmeans
+
+
+def learn(kmeans, data, seed=0):
+    kmeans.learn(data, kmeans(data), generator=generator(seed))
 
 
 def mean_cosine(kmeans, embedding):
@@ -72,14 +85,40 @@ def test_centroids_follow_features_that_move_and_frozen_ones_do_not():
 
 
 def test_one_learning_step_is_the_normalised_moving_average_of_member_directions():
-    kmeans = KMeans(3, 2, decay=0.75)
-    data = torch.tensor([[[2.0, 0.0], [0.0, 5.0], [0.0, 1.0], [-1.0, 0.0]]])
-    kmeans.centroids.copy_(torch.tensor([[[1.0, 0.1], [0.1, 1.0], [-1.0, -0.1]]]))
-    kmeans.initialised.fill_(True)
+    """Of directions: a long vector counts as much as a short one."""
+    kmeans = started([[1.0, 0.1], [0.1, 1.0], [-1.0, -0.1]], decay=0.75)
+    data = torch.tensor([[[2.0, 0.0], [0.0, 5.0], [0.6, 0.8], [30.0, 40.0], [-1.0, 0.0]]])
     old = kmeans.centroids.clone()
-    kmeans.learn(data, kmeans(data), generator=generator())
-    means = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    assert torch.allclose(kmeans.centroids[0], F.normalize(0.75 * old[0] + 0.25 * means, dim=-1))
+    learn(kmeans, data)
+    means = F.normalize(torch.tensor([[1.0, 0.0], [1.2, 2.6], [-1.0, 0.0]]), dim=-1)
+    torch.testing.assert_close(kmeans.centroids[0], F.normalize(0.75 * old[0] + 0.25 * means, dim=-1))
+
+
+def test_clusters_that_keep_members_are_never_seeded_again():
+    """Nor are those that had none in fewer batches running than make them dead."""
+    kmeans = started(torch.eye(3).tolist(), decay=1.0)
+    all_but_last, all_of_them = torch.eye(3)[None, :2].repeat(1, 9, 1), torch.eye(3)[None]
+    for _ in range(3):
+        for _ in range(IDLE_STEPS - 1):
+            learn(kmeans, all_but_last)
+        learn(kmeans, all_of_them)
+    torch.testing.assert_close(kmeans.centroids[0], torch.eye(3))
+
+
+def test_a_dead_cluster_is_seeded_where_no_living_one_is():
+    """In the batch after which it is dead, at once, and it then lives as long without a member as any other."""
+    kmeans = started([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, -1.0, -1.0]], decay=1.0)
+    dead, far = kmeans.centroids[0, 2].clone(), torch.tensor([1.0, 0.0, 3.0]) / 10**0.5
+    near = torch.eye(3)[:2].repeat(500, 1)
+    data = torch.cat((near, 7 * far[None], near))[None]
+    for step in range(IDLE_STEPS):
+        torch.testing.assert_close(kmeans.centroids[0, 2], dead)
+        learn(kmeans, data, seed=step)
+    torch.testing.assert_close(kmeans.centroids[0], torch.stack((torch.eye(3)[0], torch.eye(3)[1], far)))
+    elsewhere = F.normalize(torch.tensor([[1.0, 1.0, 0.0]]), dim=-1).expand(1, 9, 3)
+    for step in range(IDLE_STEPS - 1):
+        learn(kmeans, elsewhere, seed=step)
+    torch.testing.assert_close(kmeans.centroids[0, 2], far)
 
 
 def test_a_cluster_without_members_is_seeded_again():
@@ -126,27 +165,41 @@ def test_fewer_positions_than_clusters_is_no_problem(length):
         assert kmeans.centroids.isfinite().all()
 
 
-def learn_as_rank(rank, ranks, path, result):
-    distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=ranks)
-    try:
-        result[rank] = learned(rank, ranks)
-    finally:
+def test_two_processes_with_half_the_batch_each_learn_the_centroids_of_one(tmp_path, ranks):
+    """Also where clusters have members in one process alone, and what a dead one is seeded with is in the other."""
+
+    def work():
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=rank(), world_size=2)
+        torch.save([learned(rank(), 2), seeded_again(rank(), 2)], tmp_path / f"{rank()}.pt")
         distributed.destroy_process_group()
+
+    def rank():
+        return int(os.environ["RANK"])
+
+    assert ranks(work) == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for one, other, alone in zip(first, second, (learned(0, 1), seeded_again(0, 1)), strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, alone, rtol=0, atol=1e-12)
 
 
 def learned(rank, ranks):
-    torch.set_num_threads(1)
     kmeans = KMeans(6, 6, rounds=2, decay=0.8).double()
     for step in range(3):
-        data = clouds(batch=4, length=50, seed=step).double()[rank * 4 // ranks : (rank + 1) * 4 // ranks]
-        kmeans.learn(data, kmeans(data), generator=generator(step))
+        learn(kmeans, share(clouds(batch=4, length=50, seed=step).double(), rank, ranks), step)
     return kmeans.centroids.clone()
 
 
-def test_two_processes_with_half_the_batch_each_learn_the_centroids_of_one(tmp_path):
-    with multiprocessing.get_context("spawn").Manager() as manager:
-        result = manager.dict()
-        multiprocessing.spawn(learn_as_rank, args=(2, tmp_path / "meeting", result), nprocs=2)
-        first, second = result[0], result[1]
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first, learned(0, 1), rtol=0, atol=1e-12)
+def seeded_again(rank, ranks):
+    """Four centroids: one with members everywhere, two with members in one process, one dead."""
+    kmeans = started([*torch.eye(4)[:3].tolist(), [-1.0] * 4], decay=0.9).double()
+    half = torch.eye(4).double()[[0, 1]].repeat(20, 1)
+    other = torch.cat((torch.eye(4).double()[[0, 2]].repeat(20, 1)[1:], torch.tensor([[0.0, 0.0, 0.1, 1.0]])))
+    for step in range(IDLE_STEPS + 1):
+        learn(kmeans, share(torch.stack((half, other)), rank, ranks), step)
+    assert kmeans.centroids[0, 3, 3] > 0.9
+    return kmeans.centroids.clone()
+
+
+def share(batch, rank, ranks):
+    return batch.chunk(ranks)[rank]

@@ -1,10 +1,5 @@
 """A folder of small images and a recipe that trains on them in seconds."""
 
-import os
-import signal
-import socket
-import sys
-import traceback
 import warnings
 
 import numpy as np
@@ -114,59 +109,5 @@ def fit(tmp_path, data, recipe_file):
                 **options,
             )
         return load_file(path) if is_main_process() else None
-
-    return run
-
-
-@pytest.fixture
-def child():
-    """child(work, **environment) -> exit status of a copy of this process that does some work and ends; negative if a
-    signal killed it. With `wait=False` a function that waits for it."""
-    started = []
-
-    def run(work, wait=True, **environment):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch has threads, none of which is needed
-            pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                os.environ.update(environment)
-                torch.set_num_threads(1)
-                work()
-                status = 0
-            except SystemExit as end:
-                status = end.code
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        started.append(pid)
-
-        def finish():
-            started.remove(pid)
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-        return finish() if wait else finish
-
-    yield run
-    for pid in started:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-@pytest.fixture
-def ranks(child):
-    """ranks(work, count) does the same work in processes that torchrun might have started; returns exit statuses."""
-
-    def run(work, count=2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
-        shared |= dict(TORCHELASTIC_RUN_ID="test", GROUP_RANK="0", CUDA_VISIBLE_DEVICES="")
-        waiting = [child(work, wait=False, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(count)]
-        return [finish() for finish in waiting]
 
     return run
