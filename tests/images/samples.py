@@ -56,18 +56,22 @@ def loaded_exif(data):
     return exif
 
 
-def cmyk_profile():
-    """The smallest ICC profile for inks: a table of 2x2x2x2 colours, unlike the plain arithmetic."""
+def cmyk_profile(black=0, kind=b"prtr"):
+    """The smallest ICC profile for inks: a table of 2x2x2x2 colours, unlike the plain arithmetic.
+
+    `black` is the lightness of black ink, of 255; `kind` the class of the device.
+    """
     ramp = bytes(range(256))
     colours = [
-        (0 if k else 255 - 60 * (c + m + y), 128 + 60 * (m - c), 128)
+        (black if k else 255 - 60 * (c + m + y), 128 + 60 * (m - c), 128)
         for c, m, y, k in itertools.product((0, 1), repeat=4)
     ]
     matrix = struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + ramp * 4 + bytes(np.ravel(colours).tolist()) + ramp * 3
-    header = struct.pack(">I4xI", 144 + len(table), 0x02400000) + b"prtrCMYKLab " + bytes(12) + b"acsp"
+    header = struct.pack(">I4xI", 156 + len(table), 0x02400000) + kind + b"CMYKLab " + bytes(12) + b"acsp"
     header = header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+    tags = struct.pack(">I4sII4sII", 2, b"A2B0", 156, len(table), b"A2B1", 156, len(table))  # one for all intents
+    return header.ljust(128, b"\0") + tags + table
 
 
 def message_of(action, *arguments, **options):

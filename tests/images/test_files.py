@@ -263,6 +263,18 @@ def test_cmyk_with_a_profile_is_converted_through_it_and_loses_it(tmp_path, endi
     assert np.abs(as_samples(picture) - [255, 139, 192]).max() <= 2
 
 
+def test_the_black_of_inks_becomes_black(tmp_path):
+    """Black point compensation: paper can be no darker than a third of the way to white, a screen can."""
+    ramp = np.zeros((8, 16, 4), np.uint8)
+    ramp[..., 3] = np.linspace(0, 255, 16)
+    profile = cmyk_profile(black=85, kind=b"scnr")
+    Image.fromarray(ramp, "CMYK").save(tmp_path / "a.tif", icc_profile=profile)
+    grey = read(tmp_path / "a.tif").pixels[0, :, 0].mean(0).mul(255)
+    assert grey[0] > 250
+    assert grey[-1] < 5
+    assert (grey.diff() < 0).all()
+
+
 def test_cmyk_with_a_useless_profile_is_converted_plainly_and_loses_it(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", icc_profile=SRGB)
     picture = read(tmp_path / "a.jpg")

@@ -75,6 +75,14 @@ def test_linear_rgb_is_encoded_and_its_colours_stay(tmp_path, curve, version):
     assert np.abs(in_srgb(written, again.profile) - in_srgb(samples, linear)).max() <= 40  # of 65535
 
 
+def test_no_other_words_of_the_profile_call_the_encoded_values_linear(tmp_path):
+    cicp = b"cicp" + bytes(4) + bytes([1, 8, 0, 1])  # BT.709, linear, RGB, full range
+    Image.fromarray(smooth()).save(tmp_path / "a.png", icc_profile=profile(LINEAR["identity"], version=4, cicp=cicp))
+    picture = read(tmp_path / "a.png")
+    assert picture.notes == (NOTE,)
+    assert b"cicp" not in picture.profile
+
+
 def test_linear_grey_is_encoded_and_stays_grey(tmp_path):
     samples = smooth()[:, :, 0] * np.uint16(257)
     Image.fromarray(samples).save(tmp_path / "a.png", icc_profile=profile(LINEAR["gamma"], b"GRAY"))

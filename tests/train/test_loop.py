@@ -56,21 +56,58 @@ def test_a_batch_in_parts_gives_the_weights_and_clusters_of_the_whole(fit, in_do
         torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-9, msg=name)
 
 
-def test_loss_terms_have_their_weight_and_the_contrastive_one_its_first_step(fit, monkeypatch):
-    """With a contrastive loss that is a constant times a parameter, its gradient is known."""
-    settings = [*ENLCN, "training.steps=3", "training.validate_every=3", "training.gradient_clip=1e9"]
-    seen = []
-    monkeypatch.setattr(Network, "contrastive_losses", lambda self, trace: seen.append(1) or self.head.bias.sum()[None])
-    plain = fit("plain", *settings)
-    assert not seen
-    later = fit("later", *settings, "training.losses={l1=1.0,contrastive=100.0,contrastive_after=2}")
-    assert len(seen) == 1
-    never = fit("never", *settings, "training.losses={l1=1.0,contrastive=100.0,contrastive_after=3}")
-    assert_equal_weights(plain, never)
-    assert not torch.equal(plain["head.bias"], later["head.bias"])
-    half, double = (fit(f"{w}", *settings, f"training.losses={{l1={w},frequency={w}}}") for w in (0.5, 2.0))
-    for name in half:  # Adam divides the weight out again
-        torch.testing.assert_close(half[name], double[name], rtol=1e-3, atol=1e-4, msg=name)
+class Losses(Callback):
+    """The loss of each step and the terms that it was made of."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        self.seen.append((outputs["loss"].item(), {name: term.item() for name, term in module.terms.items()}))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_loss_terms_have_their_weight_and_the_contrastive_one_its_first_step(
+    tmp_path, fit, recipe_file, monkeypatch, parts
+):
+    monkeypatch.setattr(Network, "contrastive_losses", lambda self, trace: self.head.bias.sum()[None] + 3)
+    nlsr.save_network(tmp_path / "teacher.safetensors", read_recipe(recipe_file, ["seed=9"]).build_network())
+    weights = {"l1": 0.5, "mse": 20.0, "charbonnier": 3.0, "frequency": 0.125, "contrastive": 7.0, "distillation": 2.0}
+    losses = ",".join(f"{name}={weight}" for name, weight in weights.items())
+    settings = [*ENLCN, "training.steps=3", "training.validate_every=3", f"training.accumulate={parts}"]
+    settings += [f"training.teacher='{tmp_path / 'teacher.safetensors'}'"]
+    recorded = Losses()
+    fit("run", *settings, f"training.losses={{{losses},contrastive_after=2}}", callbacks=[recorded])
+    assert len(recorded.seen) == 3 * parts
+    for index, (loss, terms) in enumerate(recorded.seen):
+        expected = weights.keys() if index >= 2 * parts else weights.keys() - {"contrastive"}
+        assert terms.keys() == expected
+        assert all(term > 0 for term in terms.values())
+        total = sum(weights[name] * term for name, term in terms.items())
+        assert loss * parts == pytest.approx(total, rel=1e-5)
+
+
+def test_what_is_minimised_is_the_weighted_sum(fit):
+    """The first gradient of a sum of terms is the weighted sum of their gradients."""
+    gradients = {}
+
+    class Gradient(Callback):
+        def __init__(self, name):
+            self.name = name
+
+        def on_after_backward(self, trainer, module):
+            gradients[self.name] = module.network.head.weight.grad.double().clone()
+
+    for name, losses in {"l1": "l1=1.0", "mse": "mse=1.0", "both": "l1=0.25,mse=40.0"}.items():
+        fit(
+            name,
+            "training.steps=1",
+            "training.warmup_steps=0",
+            f"training.losses={{{losses}}}",
+            callbacks=[Gradient(name)],
+        )
+    expected = 0.25 * gradients["l1"] + 40 * gradients["mse"]
+    torch.testing.assert_close(gradients["both"], expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
 
 
 def test_a_teacher_that_has_the_same_weights_is_no_loss_and_another_pulls(tmp_path, fit, recipe_file):

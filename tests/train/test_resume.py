@@ -1,5 +1,6 @@
 """Resuming: after any end, bit for bit; another run's checkpoint is refused; nothing that was saved is lost."""
 
+import json
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from nlsr.cli.training_progress import quiet
 from nlsr.errors import CheckpointError, Interrupted, RecipeError, TrainingError
 from nlsr.train.recipe import read_recipe
 from nlsr.train.records import Log, read_curve
+from nlsr.weights.checkpoint import read_tensors
 
 FREE = [
     "training.optimizer=schedule-free",
@@ -200,6 +202,29 @@ def test_how_often_is_validated_may_change_when_a_run_goes_on(tmp_path, fit):
         fit("run", callbacks=[At(2, "backward", interrupt)])
     resumed = fit("run", "training.validate_every=3", "training.keep_best=false", resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_best_weights_are_those_of_the_whole_run(tmp_path, fit, monkeypatch):
+    """A worse validation after resuming does not take their place, a better one does."""
+
+    def scored(*scores):
+        left = iter(scores)
+        monkeypatch.setattr("nlsr.train.loop.Training.score", lambda *_: next(left))
+
+    def best():
+        return json.loads(read_tensors(tmp_path / "run" / "best.safetensors")[1]["card"])
+
+    scored(20.0)
+    with pytest.raises(Interrupted):
+        fit("run", callbacks=[At(2, "backward", interrupt)])
+    assert best() == {"step": 2, "psnr": 20.0}
+    scored(19.0)
+    with pytest.raises(Interrupted):
+        fit("run", resume=True, callbacks=[At(4, "backward", interrupt)])
+    assert best() == {"step": 2, "psnr": 20.0}
+    scored(21.0)
+    fit("run", resume=True)
+    assert best() == {"step": 6, "psnr": 21.0}
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 rubbish", b"weights"], ids=["empty", "damaged", "foreign"])

@@ -41,6 +41,16 @@ def test_what_is_held_beside_the_computation_makes_tiles_smaller():
     assert collected.tile_size < streamed.tile_size
 
 
+@pytest.mark.parametrize(("tile", "pixels"), [("none", 100 * 300), (128, 128 * 100)])
+def test_an_ensemble_holds_the_sum_of_its_views_beside_the_computation(tile, pixels):
+    """The sum is an upscaled tile in float32."""
+    plain, ensemble = (
+        Upscaler(network(channels=32), tile=tile, precision="fp32", ensemble=each).plan(100, 300, held=0)
+        for each in (False, True)
+    )
+    assert ensemble.predicted - plain.predicted == 4 * 3 * 2**2 * pixels
+
+
 def test_equal_questions_get_equal_plans_that_json_can_hold():
     plans = [Upscaler(network(), memory=2**28, scale=2.5).plan(700, 900) for _ in range(2)]
     assert plans[0] == plans[1]

@@ -173,6 +173,16 @@ def test_alpha_goes_through_the_network_as_a_grey_picture():
     assert_close(tiled.alpha, result.alpha)
 
 
+@pytest.mark.parametrize("corner", [0.0, 1.0])
+def test_alpha_that_differs_from_its_first_value_in_one_direction_is_no_plain_area(corner):
+    alpha = torch.full((1, 1, 20, 30), corner)
+    alpha[..., 10:, 15:] = 0.5
+    result = Upscaler(network(), tile="none").upscale(Picture(image(20, 30), alpha=alpha, depth=32)).picture
+    with torch.inference_mode():
+        upscaled = network()(alpha.expand(-1, 3, -1, -1))
+    assert_close(result.alpha, upscaled.mean(1, keepdim=True).clamp(0, 1))
+
+
 def test_opaque_alpha_costs_nothing_and_stays_opaque(monkeypatch):
     monkeypatch.setattr("nlsr.upscale.stream.bleed", exhausted(AssertionError("colours were filled in")))
     counted = Failing(lambda image: False, None)
@@ -226,6 +236,27 @@ def test_memory_that_runs_out_half_way_costs_no_finished_rows():
     assert late.seen[4][:2] == (64, 40)
     assert {size[:2] for size in late.seen[5:]} == {(32, 32)}
     assert result.notes == ("memory ran out after 168 of 400 rows: continued in tiles of 32",)
+
+
+def test_where_smaller_tiles_take_over_they_see_the_rows_above():
+    """With a network that spoils the first rows of what it is given, as a border does."""
+
+    def spoilt(low_res):
+        upscaled = torch.ones(1, 3, 2 * low_res.shape[2], 2 * low_res.shape[3])
+        upscaled[:, :, :6] = 0
+        return upscaled
+
+    calls = []
+    late = Failing(lambda image: True, lambda image: exhausted(MemoryError())() if late_call() else spoilt(image))
+
+    def late_call():
+        calls.append(1)
+        return len(calls) == 5
+
+    result = Upscaler(late, tile=64).upscale(Picture(image(400, 40), depth=32))
+    assert result.notes == ("memory ran out after 168 of 400 rows: went on in tiles of 32",)
+    assert (result.picture.pixels[:, :, :6] == 0).all()
+    assert_close(result.picture.pixels[:, :, 6:], torch.ones(1, 3, 794, 80))
 
 
 def test_when_no_tile_fits_in_memory_it_is_one_line():

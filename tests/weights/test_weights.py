@@ -126,6 +126,7 @@ def replace(name, tensor):
             r"'head.0.weight' is \(31, 3, 3, 3\), expected \(32, 3, 3, 3\)$",
         ),
         (replace("sub_mean.bias", torch.zeros(3)), "expected 'sub_mean.bias'"),
+        (replace("add_mean.bias", torch.zeros(3)), "expected 'add_mean.bias'"),
         (replace("body.0.attention.0.kmeans.initted", torch.tensor(False)), "never started"),
         (
             lambda state: [state.pop(name) for name in list(state) if "tail" in name],
