@@ -8,7 +8,7 @@ import torch
 from tests.tolerances import assert_close
 
 from nlsr.attention import Affinity
-from nlsr.errors import ShapeError
+from nlsr.errors import ShapeError, UsageError
 from nlsr.networks import (
     DLSN,
     ENLCN,
@@ -130,6 +130,25 @@ def test_directions_are_drawn_from_a_generator_if_one_is_given(name):
     assert not torch.equal(results[0], results[3])
 
 
+@torch.no_grad()
+def test_trace_draws_from_what_the_network_was_given_as_forward_does():
+    network = SMALL["nlsn"](2).eval()
+    seeded = network.trace(image(1, 20, 15)).upscaled
+    network.draws = torch.Generator().manual_seed(1)
+    forward = network(image(1, 20, 15))
+    network.draws = torch.Generator().manual_seed(1)
+    assert torch.equal(network.trace(image(1, 20, 15)).upscaled, forward)
+    assert not torch.equal(forward, seeded)
+
+
+def test_draws_that_are_not_as_many_as_operators_are_refused_by_forward_and_trace():
+    network = SMALL["nlsn"](2).eval()
+    network.draws = [torch.zeros(1)]
+    for call in (network, network.trace):
+        with pytest.raises(ShapeError, match="expected draws for 2 operators, got 1"):
+            call(image(1, 20, 15))
+
+
 def test_forward_draws_anew_in_each_call_if_the_network_is_given_a_generator():
     network = SMALL["nlsn"](2).eval()
     network.draws = torch.Generator().manual_seed(1)
@@ -249,6 +268,15 @@ def test_networks_are_known_by_name():
         known = next(known for known, (config_type, _) in NETWORKS.items() if config_type is type(config))
         assert name.startswith({"glan": "glan", "levn": "levn"}.get(name, known))
     assert name_of(small()) == "lcoan"
+    with pytest.raises(UsageError, match=r"expected a network of nlsr \(asid, .*\), got Linear"):
+        name_of(torch.nn.Linear(1, 1))
+
+
+def holding(config, **values):
+    """A config with values of any type: outside of tests nothing keeps them out when a config is made."""
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+    return config
 
 
 @pytest.mark.parametrize(
@@ -256,6 +284,16 @@ def test_networks_are_known_by_name():
     [
         (lambda: LCoAN(LCoANConfig(5)), "expected a scale of 2, 3 or 4, got 5"),
         (lambda: PAN(PANConfig(1)), "expected a scale of 2, 3 or 4, got 1"),
+        (
+            lambda: LCoAN(holding(LCoANConfig(4), operator="attention")),
+            "operator: expected 'kmeans', .*got 'attention'",
+        ),
+        (
+            lambda: LCoAN(holding(LCoANConfig(4), upsampler="nearest")),
+            "upsampler: expected 'edsr' or 'direct', got 'nearest'",
+        ),
+        (lambda: PAN(holding(PANConfig(4), channels="40")), "channels: expected 40, got '40'"),
+        (lambda: NLSN(NLSNConfig(4, rounds=0)), "rounds: expected a whole number above zero, got 0"),
         (lambda: LCoAN(dataclasses.replace(lcoan_light(4), reduction=3)), "divides 64 channels, got 3"),
         (lambda: check_low_res(torch.rand(3, 8, 8)), r"got \(3, 8, 8\); add a batch axis with image\[None\]"),
         (

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nlsr
-from nlsr.errors import CheckpointError
+from nlsr.errors import CheckpointError, UsageError
 from nlsr.networks import NLAN, LCoAN, LCoANConfig, NLANConfig
 from nlsr.weights import packaged
 from nlsr.weights.checkpoint import read_tensors
@@ -48,6 +48,26 @@ def test_a_network_comes_back_as_it_was_saved(tmp_path, operator):
     assert not loaded.training
     with torch.inference_mode():
         torch.testing.assert_close(loaded(image()), network(image()))
+
+
+def test_a_file_keeps_how_many_patches_the_attention_joins_in_training(tmp_path):
+    network = small()
+    network.joined_patches = 3
+    for group in network.groups:
+        torch.nn.init.normal_(group.attention.values.weight)  # attention starts as the identity
+    nlsr.save_network(tmp_path / "w.safetensors", network)
+    loaded = nlsr.load(tmp_path / "w.safetensors")
+    patches = torch.rand(3, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.train()(patches), network.train()(patches))
+        loaded.joined_patches = 1
+        assert not torch.allclose(loaded(patches), network(patches))
+
+
+def test_what_is_no_network_of_ours_is_not_saved(tmp_path):
+    with pytest.raises(UsageError, match=r"expected a network of nlsr .*, got Conv2d"):
+        nlsr.save_network(tmp_path / "w.safetensors", torch.nn.Conv2d(1, 1, 1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_says_what_it_holds(tmp_path):

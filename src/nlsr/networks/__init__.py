@@ -1,11 +1,13 @@
 """Networks by name. Each is built from its frozen config; `NETWORKS` maps a name to its config and class."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from nlsr.errors import ShapeError
+from torch import nn
+
+from nlsr.errors import UsageError
 from nlsr.networks.asid import ASID, ASIDConfig, asid, asid_d8
+from nlsr.networks.configs import configure
 from nlsr.networks.csnln import CSNLN, CSNLNConfig, csnln
 from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
 from nlsr.networks.enlcn import ENLCN, ENLCNConfig, enlcn
@@ -49,33 +51,15 @@ PRESETS: dict[str, Callable[[int], Any]] = {
 """Name -> function of the scale that returns a config."""
 
 
-def configure(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A config of values that a file or a person gave.
+def name_of(network: nn.Module) -> str:
+    """The name under which a network's class is known.
 
-    Raises: ShapeError that names the fields that are unknown, missing or of another type, and counts below one.
+    Raises: UsageError for anything that is no network of `NETWORKS`.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    fields = [field.name for field in dataclasses.fields(kind)]
-    problems = [f"{name}: unknown; known are {', '.join(fields)}" for name in values if name not in fields]
-    try:
-        config = TypeAdapter(kind).validate_python({name: values[name] for name in values if name in fields})
-    except ValidationError as error:
-        for each in error.errors():
-            message = each["msg"].replace("Input should be", "expected", 1)
-            problems.append(f"{'.'.join(map(str, each['loc']))}: {message}, got {each['input']!r}")
-    else:
-        for name, value in vars(config).items():
-            if type(value) is int and value < 1:
-                problems.append(f"{name}: expected a whole number above zero, got {value}")
-    if problems:
-        raise ShapeError("; ".join(problems))
-    return config
-
-
-def name_of(network: Network) -> str:
-    """The name under which a network's class is known."""
-    return next(name for name, (_, kind) in NETWORKS.items() if type(network) is kind)
+    for name, (_, kind) in NETWORKS.items():
+        if type(network) is kind:
+            return name
+    raise UsageError(f"expected a network of nlsr ({', '.join(NETWORKS)}), got {type(network).__name__}")
 
 
 __all__ = [

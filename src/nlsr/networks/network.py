@@ -17,9 +17,11 @@ from nlsr.attention import (
     Keep,
     KernelAffinity,
     Operator,
+    SharedAttention,
     contrastive_loss,
 )
 from nlsr.errors import ShapeError
+from nlsr.networks.configs import check_config
 
 NetworkDraws = Sequence[Tensor] | torch.Generator
 Collect = Callable[[Affinity], None]
@@ -45,20 +47,36 @@ class Network(nn.Module, ABC):
         """
         Args:
             config: the frozen dataclass the network is built from; has a `scale`.
+        Raises: ShapeError that names each field with a value that it does not take.
         """
+        check_config(config)
         super().__init__()
         self.config = config
         self.draws: NetworkDraws | None = None
-        """What `forward` draws from. None: equal calls give equal results. A generator: new directions in each call, as
-        the published networks draw them."""
+        """What `forward` and `trace` draw from. None: equal calls give equal results. A generator: new directions in
+        each call, as the published networks draw them."""
 
     @property
     def scale(self) -> int:
         return self.config.scale
 
+    @property
+    def joined_patches(self) -> int:
+        """In training, so many patches of a batch in turn are one set of positions for every attention. A weight file
+        keeps the number."""
+        return max((attention.joined_patches for attention in self._attentions()), default=1)
+
+    @joined_patches.setter
+    def joined_patches(self, number: int) -> None:
+        for attention in self._attentions():
+            attention.joined_patches = number
+
     def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
-        """An affinity lives no longer than it is used."""
-        return self._upscale(low_res, draws=self.draws, keep="stored", collect=_forget)
+        """The upscaled images. An affinity lives no longer than it is used.
+
+        Raises: ShapeError if `draws` are not as many as operators.
+        """
+        return self._upscale(low_res, draws=self._checked(self.draws), keep="stored", collect=_forget)
 
     def trace(
         self,
@@ -73,13 +91,13 @@ class Network(nn.Module, ABC):
         Args:
             low_res: RGB in [0, 1].
             draws: random directions for each of `operators()`, a CPU generator to draw them from (as the published
-                networks do at every call), or None for those of the seed and size: equal calls give equal results.
+                networks do at every call). By default `self.draws`; if these are None too, those of the seed and size,
+                so that equal calls give equal results.
             keep: whether affinities hold their weights (`stored`) or make them again when asked (`recomputed`).
             only: the index of the one affinity to keep, for less memory; by default all are kept.
         Raises: ShapeError if draws are not as many as operators.
         """
-        if isinstance(draws, Sequence) and len(draws) != len(self.operators()):
-            raise ShapeError(f"expected draws for {len(self.operators())} operators, got {len(draws)}")
+        draws = self._checked(self.draws if draws is None else draws)
         affinities: list[Affinity] = []
         indices = count()
 
@@ -103,6 +121,14 @@ class Network(nn.Module, ABC):
     def operators(self) -> list[Operator]:
         """Those that matched the affinities of a trace, in the same order."""
         return []
+
+    def _attentions(self) -> list[SharedAttention]:
+        return [module for module in self.modules() if isinstance(module, SharedAttention)]
+
+    def _checked(self, draws: NetworkDraws | None) -> NetworkDraws | None:
+        if isinstance(draws, Sequence) and len(draws) != len(self.operators()):
+            raise ShapeError(f"expected draws for {len(self.operators())} operators, got {len(draws)}")
+        return draws
 
     def contrastive_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
         """The loss of each attention with random features of a traced batch, in order; empty if there is none.

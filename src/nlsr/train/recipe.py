@@ -242,7 +242,7 @@ class Recipe(Section):
             torch.manual_seed(self.seed)
             try:
                 network = kinds[type(config)](config)
-            except (NlsrError, TypeError, KeyError) as error:
+            except NlsrError as error:
                 raise RecipeError(f"network: {error}") from error
         settings = self.training
         wanted = {"losses.contrastive": settings.losses.contrastive, "redraw_every": settings.redraw_every}
@@ -258,8 +258,7 @@ class Recipe(Section):
             raise RecipeError(
                 f"training.joined_patches: {self.network.preset} has no attention between patches; remove it"
             )
-        for attention in attentions:
-            attention.joined_patches = settings.joined_patches
+        network.joined_patches = settings.joined_patches
         return network
 
 

@@ -28,13 +28,14 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
 
     Args:
         card: what should be known about the training: data, steps, hours, machine, scores. JSON values.
-    Raises: CheckpointError if the file cannot be written.
+    Raises: CheckpointError if the file cannot be written, UsageError for a module that is no network of nlsr.
     """
     metadata = {
         "format": FORMAT,
         "network": name_of(network),
         "config": json.dumps(dataclasses.asdict(network.config), sort_keys=True),
         "scale": str(network.scale),
+        "joined_patches": str(network.joined_patches),
         "card": json.dumps(card or {}, sort_keys=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -110,10 +111,10 @@ def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         )
     config_type, network_type = NETWORKS[name]
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # building draws initial weights; loading must not move the caller's draws
+        # Building draws initial weights; loading must not move the caller's draws.
+        with torch.random.fork_rng(devices=[]):
             network = network_type(configure(config_type, dict(json.loads(metadata["config"]))))
+        network.joined_patches = int(metadata.get("joined_patches", 1))
     except (TypeError, ValueError, KeyError, NlsrError) as error:
         raise CheckpointError(f"{path}: the config inside does not fit {name} ({error})") from error
     return fill(path, network, tensors)
