@@ -88,14 +88,17 @@ def recipe_file(tmp_path):
 def fit(tmp_path, data, recipe_file):
     """fit(folder, *settings, ...) trains in this process by the changed tiny recipe or another; returns the weights."""
     from nlsr.cli.training_progress import quiet
-    from nlsr.train.data import prepare
+    from nlsr.train.data import prepare, teach
     from nlsr.train.devices import is_main_process
     from nlsr.train.loop import fit
     from nlsr.train.recipe import read_recipe
+    from nlsr.train.start import load_teacher
 
     def run(folder, *settings, recipe=recipe_file, resume=False, callbacks=(), **options):
         recipe = read_recipe(recipe, list(settings))
         pairs = prepare([data / "train"], scale=recipe.network.scale, source_scales=[1.0], cache=tmp_path / "cache")
+        if recipe.training.teacher is not None:
+            pairs = teach(pairs, load_teacher(recipe), cache=tmp_path / "cache")
         (tmp_path / folder).mkdir(exist_ok=True)
         with warnings.catch_warnings():
             quiet()

@@ -47,9 +47,10 @@ def train(
     import torch
 
     from nlsr.cli.training_progress import TrainingProgress, quiet
-    from nlsr.train.data import default_folder, prepare
-    from nlsr.train.devices import Devices, is_main_process
+    from nlsr.train.data import default_folder, prepare, teach
+    from nlsr.train.devices import Devices, is_main_process, own_device
     from nlsr.train.loop import fit
+    from nlsr.train.start import load_teacher
 
     quiet()
     if threads:
@@ -63,6 +64,10 @@ def train(
             cache=cache or default_folder(),
             report=counter,
         )
+    if chosen.training.teacher is not None:
+        with Counter("asking the teacher") as counter:
+            teacher = load_teacher(chosen)
+            pairs = teach(pairs, teacher, cache=cache or default_folder(), device=own_device(), report=counter)
     for line in pairs.left_out if is_main_process() else ():
         print(f"train: left out: {line}", file=sys.stderr)
     try:

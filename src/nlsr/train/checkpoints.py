@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.errors import CheckpointError, RecipeError
+from nlsr.train.data import Pairs
 from nlsr.train.recipe import Recipe
 from nlsr.weights.checkpoint import write_atomically
 
@@ -53,14 +54,15 @@ class Checkpoints(TorchCheckpointIO):
         return checkpoint
 
 
-def check_same_run(recipe: Recipe, num_images: int, saved: dict[str, Any]) -> None:
+def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
     """Raises: RecipeError that names every key in which the checkpoint's recipe differs, and what to do."""
     try:
         former = Recipe.model_validate_json(saved["recipe"])
     except ValidationError as error:
         raise RecipeError("the checkpoint is of another version of nlsr; begin another run with -o") from error
     before, now = (_flat(one.model_dump(mode="json")) for one in (former, recipe))
-    before["number of training images"], now["number of training images"] = saved["num_images"], num_images
+    before["number of training images"], now["number of training images"] = saved["num_images"], len(pairs)
+    before["weights of the teacher"], now["weights of the teacher"] = saved.get("teacher"), pairs.teacher
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in FREE]
     if changed:
         differences = "; ".join(f"{key}: {before.get(key)} in the checkpoint, now {now.get(key)}" for key in changed)
@@ -70,13 +72,13 @@ def check_same_run(recipe: Recipe, num_images: int, saved: dict[str, Any]) -> No
 
 
 def save_batch(folder: Path, parts: Sequence[Sequence[Tensor]], step: int, rank: int) -> Path:
-    """Write the low-res and high-res patches of this process at a step; returns the file.
+    """Write the patches of this process at a step, low-res, high-res and perhaps taught; returns the file.
 
     Raises: CheckpointError if it cannot be written.
     """
     path = folder / f"not-finite-step-{step}-rank-{rank}.safetensors"
-    low_res, high_res = (torch.cat(tensors).cpu().contiguous() for tensors in zip(*parts, strict=True))
-    write_atomically(path, save({"low_res": low_res, "high_res": high_res}))
+    whole = (torch.cat(tensors).cpu().contiguous() for tensors in zip(*parts, strict=True))
+    write_atomically(path, save(dict(zip(("low_res", "high_res", "taught"), whole, strict=False))))
     return path
 
 

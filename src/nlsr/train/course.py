@@ -14,7 +14,7 @@ from nlsr.train.data import Batches, Pairs
 from nlsr.train.recipe import Recipe, Stage
 
 
-class Course(Dataset[tuple[Tensor, Tensor]]):
+class Course(Dataset[tuple[Tensor, ...]]):
     """Part p of the batch of step s has number s * accumulate + p; each rank gets its share of it."""
 
     def __init__(self, recipe: Recipe, pairs: Pairs, *, rank: int = 0, ranks: int = 1) -> None:
@@ -33,7 +33,7 @@ class Course(Dataset[tuple[Tensor, Tensor]]):
             [_batches(recipe, pairs, stage, share, ranks * self.accumulate) for share in shares] for stage in stages
         ]
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
         step, part = divmod(number, self.accumulate)
         return self.stages[bisect_right(self.firsts, step) - 1][part][step]
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import lightning
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
@@ -73,6 +74,11 @@ class Divided(ModelParallelStrategy):
             named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
             set_optimizer_state_dict(self.model, optimizer, named, options=options)
         return checkpoint
+
+
+def own_device() -> str:
+    """Where this process computes what comes before the training."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def is_main_process() -> bool:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from nlsr.errors import Interrupted, TrainingError
+from nlsr.errors import Interrupted, RecipeError, TrainingError
 from nlsr.evaluate import Pair, PairFolder, evaluate
 from nlsr.networks import Network
 from nlsr.networks.network import Observed
@@ -33,7 +33,7 @@ from nlsr.train.losses import PIXEL_LOSSES
 from nlsr.train.milestones import Milestones
 from nlsr.train.optimizers import averaged, build_optimizer, build_schedule
 from nlsr.train.recipe import CHECKPOINT, Recipe
-from nlsr.train.start import images_to_validate, load_teacher, start_from
+from nlsr.train.start import images_to_validate, start_from
 from nlsr.weights import save_network
 
 SMOOTHING = 0.02
@@ -51,13 +51,14 @@ class Training(lightning.LightningModule):
             ShapeError if a validation image cannot be used.
         """
         super().__init__()
+        if recipe.training.teacher is not None and pairs.teacher is None:
+            raise RecipeError("training.teacher: the pairs have no answers of it; ask with nlsr.train.data.teach")
         self.recipe, self.pairs, self.validation, self.folder = recipe, pairs, validation, folder
         self.network: Network = recipe.build_network().to(memory_format=torch.channels_last)
         self.validated = images_to_validate(validation, self.network.scale)
         if recipe.start is not None and not resume:
             start_from(self.network, recipe.start)
         self.average: Network = deepcopy(self.network).requires_grad_(False).eval()
-        self.teacher = None if recipe.training.teacher is None else [load_teacher(recipe)]  # a list: no part of us
         self.is_divided = False
         self.seconds = 0.0
         self.shown = {"loss": math.nan, "gradient_norm": math.nan}
@@ -76,8 +77,6 @@ class Training(lightning.LightningModule):
             self.is_divided = True
 
     def on_fit_start(self) -> None:
-        if self.teacher:
-            self.teacher[0].to(self.device)
         self.trace = torch.compile(self.network.trace) if self.recipe.training.compile else self.network.trace
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -104,10 +103,10 @@ class Training(lightning.LightningModule):
         """The loss of one part of a batch."""
         if index % self.recipe.training.accumulate == 0:
             self.observed, self._batch, self._losses = [], [], []
-        low_res, high_res = batch
+        low_res, high_res, *taught = batch
         draws = step_generator(self.recipe, self.global_step, "draws")
         trace = self.trace(low_res.contiguous(memory_format=torch.channels_last), draws=draws)
-        terms, weights = self._terms(low_res, trace, high_res), self.recipe.training.losses
+        terms, weights = self._terms(trace, high_res, *taught), self.recipe.training.losses
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.observed.append(self.network.observe(trace))
@@ -115,17 +114,15 @@ class Training(lightning.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def _terms(self, low_res: Tensor, trace: Any, high_res: Tensor) -> dict[str, Tensor]:
+    def _terms(self, trace: Any, high_res: Tensor, taught: Tensor | None = None) -> dict[str, Tensor]:
         """Those whose weight is not zero at this step, in float32."""
         weights = self.recipe.training.losses
         upscaled = trace.upscaled.to(high_res.dtype)
         terms = {name: loss(upscaled, high_res) for name, loss in PIXEL_LOSSES.items() if getattr(weights, name)}
         if weights.contrastive and self.global_step >= weights.contrastive_after:
             terms["contrastive"] = self.network.contrastive_losses(trace).mean()
-        if self.teacher:
-            with torch.no_grad():
-                target = self.teacher[0](low_res).to(high_res.dtype)
-            terms["distillation"] = F.l1_loss(upscaled, target)
+        if taught is not None:
+            terms["distillation"] = F.l1_loss(upscaled, taught)
         return terms
 
     def configure_gradient_clipping(
@@ -173,6 +170,7 @@ class Training(lightning.LightningModule):
         checkpoint["nlsr"] = {
             "recipe": self.recipe.model_dump_json(),
             "num_images": len(self.pairs),
+            "teacher": self.pairs.teacher,
             "seconds": self.seconds,
             "shown": self.shown,
             "scores": self.scores,
@@ -181,7 +179,7 @@ class Training(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["nlsr"]
-        check_same_run(self.recipe, len(self.pairs), saved)
+        check_same_run(self.recipe, self.pairs, saved)
         self.seconds, self.shown = saved["seconds"], saved["shown"]
         self.scores, self.best = saved["scores"], saved["best"]
 

@@ -108,7 +108,7 @@ class LossesSection(Section):
     contrastive_after: int = Field(default=0, ge=0)
     """Steps before the contrastive loss counts."""
     distillation: float = Field(default=0.0, ge=0)
-    """Mean absolute difference to what `training.teacher` makes of the same patches."""
+    """Mean absolute difference to what `training.teacher` makes of the plain low-res images, at the same places."""
 
     @model_validator(mode="after")
     def _check(self) -> "LossesSection":
@@ -229,6 +229,12 @@ class Recipe(Section):
     data: DataSection
     training: TrainingSection
 
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.training.teacher is not None and self.data.augmentation.zoom:
+            raise ValueError("training.teacher enlarges images at their own sizes; leave out data.augmentation.zoom")
+        return self
+
     def build_network(self) -> Any:
         """The untrained network; equal recipes give equal weights.
 
@@ -345,12 +351,11 @@ def _apply(content: dict[str, Any], setting: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    *outer, last = [str(part) for part in problem["loc"]]
-    where = ".".join([*outer, last])
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown{_nearest(last, _section(outer).model_fields)}"
+    names = [str(part) for part in problem["loc"]]
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}"
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown{_nearest(names[-1], _section(names[:-1]).model_fields)}"
+    return ": ".join([*([".".join(names)] if names else []), message])
 
 
 def _section(names: list[str]) -> type[BaseModel]:

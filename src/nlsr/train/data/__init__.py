@@ -7,6 +7,7 @@ from nlsr.train.data.degradation import DegradationSection, degrade
 from nlsr.train.data.pairs import Entry, Facts, Pairs
 from nlsr.train.data.prepare import Report, prepare
 from nlsr.train.data.summary import summary, table
+from nlsr.train.data.taught import teach
 
 __all__ = [
     "AugmentationSection",
@@ -22,4 +23,5 @@ __all__ = [
     "prepare",
     "summary",
     "table",
+    "teach",
 ]

@@ -24,8 +24,10 @@ CONTEXT = 8
 PLAIN = AugmentationSection()
 
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
+class Batches(Dataset[tuple[Tensor, ...]]):
     """The batch of each step: aligned random crops, degraded and augmented as the recipe says, as float in [0, 1].
+
+    Low-res and high-res patches, and where the pairs have a teacher, what it makes of the plain low-res image there.
 
     An image is drawn in proportion to its pixels. In a distributed run each rank takes its part of the same batch.
     """
@@ -64,7 +66,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         areas = np.array([math.prod(sizes[i]) for i in usable], dtype=np.float64)
         self.chances = areas / areas.sum()
 
-    def __getitem__(self, step: int) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 sh sw"]]:
+    def __getitem__(self, step: int) -> tuple[Float[Tensor, "b 3 _h _w"], ...]:
         draw = np.random.default_rng([self.seed, step])
         images = draw.choice(self.usable, self.batch_size, p=self.chances)
         places, turns = draw.random((self.batch_size, 2)), draw.integers(8, size=self.batch_size)
@@ -72,39 +74,42 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
             self._patch(int(images[i]), places[i], int(turns[i]), np.random.default_rng([self.seed, step, 1 + i]))
             for i in range(self.batch_size)[self.mine]
         ]
-        low, high = (torch.stack(part).float().div_(255) for part in zip(*patches, strict=True))
-        return low, high
+        return tuple(torch.stack(part).float().div_(255) for part in zip(*patches, strict=True))
 
-    def _patch(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Low-res and high-res, augmented; what is not said by the first arguments comes from `draw`."""
+    def _patch(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> list[Tensor]:
+        """Low-res, high-res and perhaps taught, augmented; what the first arguments do not say comes from `draw`."""
         settings = self.augmentation
-        low, high = self._cut(index, place, turn, draw)
+        images = self._cut(index, place, turn, draw)
         if settings.cut_mix and draw.random() < settings.cut_mix:
             other = int(draw.choice(self.usable, p=self.chances))
             others = self._cut(other, draw.random(2), int(draw.integers(8)), draw)
             rectangle = random_rectangle(self.patch_size, draw)
-            low, high = paste(low, others[0], rectangle), paste(high, others[1], rectangle, self.pairs.scale)
+            factors = [1] + [self.pairs.scale] * (len(images) - 1)
+            both = zip(images, others, factors, strict=True)
+            images = [paste(image, another, rectangle, factor) for image, another, factor in both]
         if settings.permute_colours and draw.random() < settings.permute_colours:
             channels = draw.permutation(3)
-            low, high = low[channels], high[channels]
-        return low, high
+            images = [image[channels] for image in images]
+        return images
 
-    def _cut(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _cut(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> list[Tensor]:
         """A patch of one image, degraded or plain, flipped and turned."""
         low, high = self.pairs[index]
         size, scale = self.patch_size, self.pairs.scale
         top, left = (int(p * (side - size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
+        whole = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
+        taught = [self.pairs.taught(index)[:, *whole]] if self.pairs.teacher else []
         degradation = self.degradation
         if degradation is not None and draw.random() < degradation.clean:
             degradation = None
         if degradation is None and self.augmentation.zoom is None:
             low = low[:, top : top + size, left : left + size]
-            high = high[:, top * scale : (top + size) * scale, left * scale : (left + size) * scale]
+            high = high[:, *whole]
         else:
             low, high = self._made(high, top, left, degradation, draw)
         if self.augmentation.flips_and_turns:
-            low, high = flip_and_turn(low, turn), flip_and_turn(high, turn)
-        return low, high
+            return [flip_and_turn(image, turn) for image in (low, high, *taught)]
+        return [low, high, *taught]
 
     def _made(
         self, high: Tensor, top: int, left: int, degradation: DegradationSection | None, draw: np.random.Generator

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ class Entry:
     Args:
         path: the image. file: its file in the cache.
         sizes: height and width of its low-res images; none if it is too small to have one.
+        taught: the file of what a teacher makes of them.
     """
 
     path: Path
     file: Path
     facts: Facts
     sizes: tuple[tuple[int, int], ...]
+    taught: Path | None = None
 
 
 class Pairs(Sequence[tuple[Tensor, Tensor]]):
@@ -55,10 +57,13 @@ class Pairs(Sequence[tuple[Tensor, Tensor]]):
     Args:
         entries: in the order of training; each image is there once per size.
         left_out: files that cannot be used, each with the reason, one line each.
+        teacher: the digest of the weights that made the `taught` file of every entry; None where there are none.
     """
 
-    def __init__(self, entries: Sequence[Entry], scale: int, left_out: Sequence[str] = ()) -> None:
-        self.entries, self.scale, self.left_out = entries, scale, left_out
+    def __init__(
+        self, entries: Sequence[Entry], scale: int, left_out: Sequence[str] = (), *, teacher: str | None = None
+    ) -> None:
+        self.entries, self.scale, self.left_out, self.teacher = entries, scale, left_out, teacher
         self._places = [(entry, number) for entry in entries for number in range(len(entry.sizes))]
         self._images = lru_cache(MAPPED)(lambda file: opened(file)[0])
 
@@ -70,9 +75,15 @@ class Pairs(Sequence[tuple[Tensor, Tensor]]):
         images = self._images(entry.file)
         return images[f"low{number}"], images[f"high{number}"]
 
+    def taught(self, index: int) -> UInt8[Tensor, "3 _sh _sw"]:
+        """What the teacher makes of the low-res image of a pair."""
+        entry, number = self._places[index]
+        assert entry.taught is not None
+        return self._images(entry.taught)[f"taught{number}"]
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process maps the files itself; the images are not sent."""
-        return Pairs, (self.entries, self.scale, self.left_out)
+        return partial(Pairs, teacher=self.teacher), (self.entries, self.scale, self.left_out)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:

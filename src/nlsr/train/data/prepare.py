@@ -103,7 +103,7 @@ def _entries(
     pool = ThreadPoolExecutor(min(MOST_DECODERS, os.cpu_count() or 1))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _clean(cache)
+        clean(cache)
         made = [pool.submit(entry_of, one, scale=scale, source_scales=source_scales, folder=cache) for one in files]
         for done, future in enumerate(made):
             if report:
@@ -125,7 +125,7 @@ def _entries(
     return entries
 
 
-def _clean(cache: Path) -> None:
+def clean(cache: Path) -> None:
     """Remove what killed processes left half written."""
     with contextlib.suppress(OSError), os.scandir(cache) as found:
         for file in found:

@@ -1,0 +1,97 @@
+"""What a teacher makes of every training image, once, in files beside the decoded images. Knows nothing of recipes.
+
+A file belongs to an image of the cache and to the teacher's weights. It names the low-res images that it was made of
+and holds a checksum, so that one that is stale or damaged is noticed and made again. It has its name only when it is
+complete: an interrupted run loses what was in hand and nothing else.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from nlsr.errors import ImageError
+from nlsr.files import replacing
+from nlsr.images import one_line
+from nlsr.networks import Network, name_of
+from nlsr.train.data.pairs import Entry, Pairs, opened
+from nlsr.train.data.prepare import Report, clean
+from nlsr.upscale import Upscaler
+
+
+def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", report: Report | None = None) -> Pairs:
+    """The same pairs with what the teacher makes of each low-res image, in 8 bits.
+
+    Args:
+        teacher: enlarges by the scale of the pairs; in float32, whole images, in tiles only where memory needs them.
+        cache: the folder of the decoded images.
+        device: where the teacher runs.
+        report: called with the number of images done and the number of all.
+    Raises: ImageError if the cache cannot be written.
+    """
+    folder, digest = cache / "taught", weights_digest(teacher)
+    upscaler = Upscaler(teacher, precision="fp32", device=device)
+    entries: list[Entry] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean(folder)
+        for done, entry in enumerate(pairs.entries):
+            if report:
+                report(done, len(pairs.entries))
+            file = folder / f"{entry.file.stem}-{digest[:16]}.safetensors"
+            if not _is_sound(file, entry):
+                _make(file, entry, upscaler)
+            entries.append(replace(entry, taught=file))
+        if report:
+            report(len(entries), len(entries))
+    except OSError as error:
+        raise ImageError(
+            f"{one_line(folder)}: the teacher's enlargements cannot be written ({error.strerror}); {len(entries)} of "
+            f"{len(pairs.entries)} are there and stay; free some space or choose another folder with --cache, then "
+            "repeat the command"
+        ) from error
+    return Pairs(entries, pairs.scale, pairs.left_out, teacher=digest)
+
+
+def weights_digest(network: Network) -> str:
+    """SHA-256 of a network's config and weights, however they were stored."""
+    digest = hashlib.sha256(f"{name_of(network)} {network.config}".encode())
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_sound(file: Path, entry: Entry) -> bool:
+    """Whether a file is there, whole, and made of what the cache holds of the image now."""
+    try:
+        targets, metadata = opened(file)
+        about = json.loads(metadata["nlsr"])
+        return about == {"made_of": _checksum(_low_res(entry)), "checksum": _checksum(targets)}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+        return False
+
+
+def _low_res(entry: Entry) -> dict[str, Tensor]:
+    return {name: image for name, image in opened(entry.file)[0].items() if name.startswith("low")}
+
+
+def _checksum(images: dict[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(images):
+        total = zlib.crc32(f"{name} {tuple(images[name].shape)}".encode(), total)
+        total = zlib.crc32(images[name].numpy().data, total)
+    return total
+
+
+def _make(file: Path, entry: Entry, upscaler: Upscaler) -> None:
+    low_res = _low_res(entry)
+    targets = {name.replace("low", "taught"): upscaler(image).contiguous() for name, image in low_res.items()}
+    about = {"made_of": _checksum(low_res), "checksum": _checksum(targets)}
+    with replacing(file) as content:
+        content.write(save(targets, {"nlsr": json.dumps(about)}))
