@@ -174,7 +174,7 @@ def kill(options: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 def tiny_network() -> LCoAN:
     torch.manual_seed(0)
-    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, window_size=16, image_skip=True)
+    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16, image_skip=True)
     return LCoAN(config)
 
 

@@ -91,7 +91,7 @@ def build(kind: str, channels: int, count: int) -> list[nn.Module]:
         return literal
     modules: list[nn.Module] = []
     for i, source in enumerate(literal):
-        operator = LearnableSparsePattern(channels, num_clusters=CLUSTERS, window_size=WINDOW) if i == 0 else None
+        operator = LearnableSparsePattern(channels, num_clusters=CLUSTERS, chunk_size=WINDOW) if i == 0 else None
         module = SharedAttention(channels, operator, residual_scale=SCALE)
         module.values.load_state_dict(source.assembly.state_dict())
         if operator is not None:

@@ -20,11 +20,11 @@ from nlsr.errors import ShapeError
 
 OPERATORS = {
     "dense": lambda: NonLocal(8, reduction=2),
-    "kmeans": lambda: LearnableSparsePattern(8, reduction=2, num_clusters=5, window_size=12),
+    "kmeans": lambda: LearnableSparsePattern(8, reduction=2, num_clusters=5, chunk_size=12),
     "hash": lambda: NonLocalSparse(8, reduction=2, chunk_size=12, rounds=2),
     "superbit": lambda: GlobalLearnable(8, reduction=2, chunk_size=12, rounds=2),
     "kernel": lambda: EfficientContrastive(8, reduction=2, num_features=16),
-    "kmeans, three rounds": lambda: LearnableSparsePattern(8, reduction=1, num_clusters=4, window_size=16, rounds=3),
+    "kmeans, three rounds": lambda: LearnableSparsePattern(8, reduction=1, num_clusters=4, chunk_size=16, rounds=3),
 }
 SIZES = [(1, 1), (1, 7), (5, 7), (12, 12), (33, 9)]
 
@@ -191,7 +191,7 @@ def test_joined_patches_are_one_map_in_training_and_apart_elsewhere(name):
 def test_an_affinity_of_another_size_is_refused():
     block = SharedAttention(8, NonLocal(8))
     _, affinity = block(features(1, 4, 5, torch.float32))
-    with pytest.raises(ShapeError, match=r"expected an affinity of 4x4 = 16 positions, got 20"):
+    with pytest.raises(ShapeError, match=r"expected an affinity of a 4x4 map, got one of 4x5"):
         SharedAttention(8)(features(1, 4, 4, torch.float32), affinity)
 
 
@@ -225,7 +225,7 @@ def test_large_chunks_in_float32_take_another_product_and_give_the_same(name, ke
     operator = {
         "hash": lambda: NonLocalSparse(8, reduction=2, chunk_size=144, rounds=4),
         "superbit": lambda: GlobalLearnable(8, reduction=2, chunk_size=128, rounds=3),
-        "kmeans, three rounds": lambda: LearnableSparsePattern(8, num_clusters=4, window_size=384, rounds=3),
+        "kmeans, three rounds": lambda: LearnableSparsePattern(8, num_clusters=4, chunk_size=384, rounds=3),
     }[name]()
     affinity = operator.match(features(2, 21, 20, torch.float32), keep=keep)
     values = tokens(affinity, 2, dtype=torch.float32)

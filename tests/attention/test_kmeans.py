@@ -47,7 +47,7 @@ def entropy(codes, num_clusters):
 
 
 def test_matching_never_changes_a_buffer_in_training_or_evaluation():
-    operator = LearnableSparsePattern(8, num_clusters=4, window_size=8)
+    operator = LearnableSparsePattern(8, num_clusters=4, chunk_size=8)
     before = {name: buffer.clone() for name, buffer in operator.named_buffers()}
     for mode in (True, False):
         operator.train(mode).match(torch.randn(1, 8, 6, 6))

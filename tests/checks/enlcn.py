@@ -53,7 +53,7 @@ def check_contrastive_network(case: Case, folder: Path) -> None:
         trace = network.trace(case["input"], keep=keep)
         case.check(trace.upscaled, "output")
         if case.config["train"]:
-            case.check(network.contrastive_losses(trace), "aux.contrastive_loss")
+            case.check(network.attention_losses(trace), "aux.contrastive_loss")
 
 
 CHECKS = {

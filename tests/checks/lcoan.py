@@ -22,7 +22,7 @@ def check_collaborative_attention(case: Case, _: Path) -> None:
                     config["channels"],
                     reduction=config["reduction"],
                     num_clusters=config["n_clusters"],
-                    window_size=config["window_size"],
+                    chunk_size=config["window_size"],
                     rounds=config["n_rounds"],
                 )
                 operator.embed.load_state_dict(case.weights("0.conv_match.0."))
@@ -81,7 +81,7 @@ def check_kmeans(case: Case, _: Path) -> None:
 
 def check_lcoan(case: Case, folder: Path) -> None:
     network = nlsr.load(
-        published_file(case, folder), window_size=case.config["window_size"], residual_scale=case.config["res_scale"]
+        published_file(case, folder), chunk_size=case.config["window_size"], residual_scale=case.config["res_scale"]
     )
     assert network.scale == case.config["scale"][0]
     seen = []

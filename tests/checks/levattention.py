@@ -90,7 +90,9 @@ def check_stream(case: Case) -> None:
 def check_block(case: Case) -> None:
     config = case.config
     heads = config.get("heads", 1)
-    operator = Leverage(config["channels"], width=config["inter_channels"], num_keys=config["r"], heads=heads)
+    operator = Leverage(
+        config["channels"], reduction=config["channels"] // config["inter_channels"], num_keys=config["r"], heads=heads
+    )
     assert abs(config["scale"] - (config["inter_channels"] / heads) ** -0.5) < 1e-12
     block = SharedAttention(config["channels"], operator, residual_scale=config["res_scale"]).double()
     for name, part in {"theta": operator.query, "phi": operator.key, "g": block.values}.items():

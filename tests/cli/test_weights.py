@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said_in_one_line(nlsr, words, code, message):
 
 
 def test_average_writes_the_mean_of_networks_of_one_config(nlsr, tmp_path):
-    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, window_size=8)
+    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=8)
     networks = [LCoAN(config) for _ in range(3)]
     for index, network in enumerate(networks):
         torch.nn.init.constant_(network.head.bias, float(index**2))

@@ -27,7 +27,7 @@ def saved(folder: Path, network: Network) -> str:
 
 @pytest.fixture
 def lcoan(tmp_path: Path) -> str:
-    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, window_size=16)
+    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)
     return saved(tmp_path, LCoAN(config))
 
 

@@ -30,7 +30,7 @@ def noise(height, width):
 
 
 def lcoan(operator="hash"):
-    return LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, operator=operator, window_size=16))
+    return LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, operator=operator, chunk_size=16))
 
 
 def lcoan_like(network):

@@ -40,7 +40,7 @@ from nlsr.networks.parts import check_low_res
 
 def small(scale=4, **sizes):
     torch.manual_seed(0)
-    sizes = dict(channels=8, num_groups=3, num_blocks=1, num_clusters=6, window_size=16, reduction=2) | sizes
+    sizes = dict(channels=8, num_groups=3, num_blocks=1, num_clusters=6, chunk_size=16, reduction=2) | sizes
     network = LCoAN(LCoANConfig(scale, **sizes))
     with torch.no_grad():
         for group in network.groups:
@@ -173,7 +173,9 @@ def test_the_light_preset_matches_once_and_reuses_at_least_twice():
     assert sum(p.numel() for p in network.parameters()) * 4 < 4e6
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"])
+@pytest.mark.parametrize(
+    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "window", "grid", "dense", "none"]
+)
 @pytest.mark.parametrize("upsampler", ["edsr", "direct"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (12, 13)])
@@ -185,7 +187,7 @@ def test_every_size_is_enlarged_by_the_scale(scale, size, upsampler, operator):
     assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "dense"])
+@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "window", "grid", "dense"])
 def test_an_image_alone_and_in_a_batch_gives_the_same(operator):
     network = small(operator=operator)
     images = image(3, 11, 9)
@@ -233,7 +235,8 @@ def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
 
     class Plain(Affinity):
         def __init__(self, affinity):
-            self.matrix, self.num_queries = plain_matrix(affinity), affinity.num_queries
+            super().__init__(affinity.num_queries, size=(affinity.height, affinity.width))
+            self.matrix = plain_matrix(affinity)
 
         def aggregate(self, values):
             return self.matrix @ values
@@ -247,7 +250,9 @@ def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
 
 
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"])
+@pytest.mark.parametrize(
+    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "window", "grid", "dense", "none"]
+)
 def test_gradients_reach_every_parameter(operator, share):
     network = small(operator=operator, share=share)
     network(image(1, 9, 9)).sum().backward()

@@ -19,7 +19,7 @@ num_groups = 2
 num_blocks = 1
 reduction = 2
 num_clusters = 8
-window_size = 16
+chunk_size = 16
 [data]
 train = ["train"]
 validation = "valid"

@@ -74,7 +74,7 @@ def test_what_is_done_to_patches_is_said(recipe_file, data, tmp_path, settings, 
 def test_a_published_recipe_is_explained_without_its_data(nlsr):
     code, out, err = nlsr("train", RECIPES / "published" / "enlcn-x2.toml", "--check")
     assert (code, err) == (0, "")
-    assert told(out, "loss") == ["l1 + 0.001 contrastive, contrastive from step 101,000"]
+    assert told(out, "loss") == ["l1 + 0.001 attention, attention from step 101,000"]
     assert told(out, "schedule") == ["0.0001, times 0.5 at steps 200,000, 400,000, 600,000, 800,000"]
     assert told(out, "network")[0].startswith("enlcn x2: 41,2")
     assert len(told(out, "gap")) == 5

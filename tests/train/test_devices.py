@@ -16,7 +16,7 @@ NETWORKS = {
     "hash": ["network={preset='nlsn',scale=2,channels=8,num_blocks=1,chunk_size=16}"],
     "contrastive": [
         "network={preset='enlcn',scale=2,channels=8,num_blocks=1,num_features=16}",
-        "training.losses={l1=1.0,contrastive=0.5}",
+        "training.losses={l1=1.0,attention=0.5}",
     ],
 }
 

@@ -49,7 +49,7 @@ def in_double(monkeypatch):
     ids=["kmeans", "hash", "contrastive"],
 )
 def test_a_batch_in_parts_gives_the_weights_and_clusters_of_the_whole(fit, in_double, network):
-    losses = "{l1=1.0,frequency=0.1,contrastive=0.5}" if network is ENLCN else "{l1=1.0}"
+    losses = "{l1=1.0,frequency=0.1,attention=0.5}" if network is ENLCN else "{l1=1.0}"
     settings = [*network, "training.steps=3", f"training.losses={losses}"]
     whole, parts = fit("whole", *settings), fit("parts", *settings, "training.accumulate=4")
     for name in whole:
@@ -70,17 +70,17 @@ class Losses(Callback):
 def test_loss_terms_have_their_weight_and_the_contrastive_one_its_first_step(
     tmp_path, fit, recipe_file, monkeypatch, parts
 ):
-    monkeypatch.setattr(Network, "contrastive_losses", lambda self, trace: self.head.bias.sum()[None] + 3)
+    monkeypatch.setattr(Network, "attention_losses", lambda self, trace: self.head.bias.sum()[None] + 3)
     nlsr.save_network(tmp_path / "teacher.safetensors", read_recipe(recipe_file, ["seed=9"]).build_network())
-    weights = {"l1": 0.5, "mse": 20.0, "charbonnier": 3.0, "frequency": 0.125, "contrastive": 7.0, "distillation": 2.0}
+    weights = {"l1": 0.5, "mse": 20.0, "charbonnier": 3.0, "frequency": 0.125, "attention": 7.0, "distillation": 2.0}
     losses = ",".join(f"{name}={weight}" for name, weight in weights.items())
     settings = [*ENLCN, "training.steps=3", "training.validate_every=3", f"training.accumulate={parts}"]
     settings += [f"training.teacher='{tmp_path / 'teacher.safetensors'}'"]
     recorded = Losses()
-    fit("run", *settings, f"training.losses={{{losses},contrastive_after=2}}", callbacks=[recorded])
+    fit("run", *settings, f"training.losses={{{losses},attention_after=2}}", callbacks=[recorded])
     assert len(recorded.seen) == 3 * parts
     for index, (loss, terms) in enumerate(recorded.seen):
-        expected = weights.keys() if index >= 2 * parts else weights.keys() - {"contrastive"}
+        expected = weights.keys() if index >= 2 * parts else weights.keys() - {"attention"}
         assert terms.keys() == expected
         assert all(term > 0 for term in terms.values())
         total = sum(weights[name] * term for name, term in terms.items())

@@ -48,7 +48,7 @@ def test_a_pure_wave_costs_in_frequency_by_its_two_lines_alone():
     ("setting", "message"),
     [
         ("training.losses={l1=0.0}", "training.losses: expected a weight above zero for l1, mse"),
-        ("training.losses={l1=1.0,contrastive_after=5}", "contrastive_after needs contrastive above zero"),
+        ("training.losses={l1=1.0,attention_after=5}", "attention_after needs attention above zero"),
         ("training.losses={freqency=1.0}", "training.losses.freqency: unknown; did you mean 'frequency'?"),
         ("training.losses={l1=-1.0}", "training.losses.l1: Input should be greater than or equal to 0"),
     ],
@@ -60,7 +60,7 @@ def test_wrong_weights_are_named(recipe_file, setting, message):
 
 
 def test_a_contrastive_loss_needs_an_attention_that_has_one(recipe_file):
-    with pytest.raises(RecipeError, match=r"losses\.contrastive: lcoan-light has no attention with random features"):
-        read_recipe(recipe_file, ["training.losses={l1=1.0,contrastive=0.1}"]).build_network()
-    with pytest.raises(RecipeError, match=r"redraw_every: lcoan-light has no attention with random features"):
+    with pytest.raises(RecipeError, match=r"losses\.attention: lcoan-light has no attention with a loss of its own"):
+        read_recipe(recipe_file, ["training.losses={l1=1.0,attention=0.1}"]).build_network()
+    with pytest.raises(RecipeError, match=r"redraw_every: lcoan-light has no attention with random directions"):
         read_recipe(recipe_file, ["training.redraw_every=3"]).build_network()

@@ -50,7 +50,7 @@ def test_every_preset_has_a_smoke_recipe_and_each_of_them_trains(tmp_path, fit, 
         settings = ["training.steps=2", "training.warmup_steps=1", "training.patch_size=8", "training.batch_size=2"]
         settings += ["training.validate_every=2", "training.keep_best=false", "data.train=['train']"]
         if path.stem == "enlcn":
-            settings += ["training.losses.contrastive_after=1", "training.redraw_every=1"]
+            settings += ["training.losses.attention_after=1", "training.redraw_every=1"]
         weights = fit(f"smoke-{path.stem}", *settings, recipe=path, callbacks=[EveryParameterIsUsed()])
         assert all(tensor.isfinite().all() for tensor in weights.values()), path.stem
 
@@ -93,9 +93,9 @@ def test_settings_change_a_recipe(recipe_file):
         ("training.optimizer=schedule-free", "average_decay: schedule-free averages the weights itself and needs 0"),
         ("training.teacher=lcoan-light-x4", "teacher: and losses.distillation above zero need each other"),
         ("network.channels=-8", "network.channels: expected a whole number above zero, got -8"),
-        ("network.window_size=wide", "network.window_size: expected a valid integer"),
-        ("network.window_size=64.5", "network.window_size: expected a valid integer"),
-        ("network.operator=nearest", "network.operator: expected 'kmeans', "),
+        ("network.chunk_size=wide", "network.chunk_size: expected a valid integer"),
+        ("network.chunk_size=64.5", "network.chunk_size: expected a valid integer"),
+        ("network.operator=none-such", "network.operator: expected one of kmeans, hash, "),
         ("training.betas=[1.5,0.9]", "training.betas.0: Input should be less than 1"),
         ("training.gradient_clip=inf", "training.gradient_clip: Input should be a finite number"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
@@ -169,7 +169,7 @@ def test_the_documentation_lists_every_key_with_its_default():
 
 def test_a_key_that_the_network_has_no_attention_for_is_refused(recipe_file):
     network = "network={preset='pan',scale=2}"
-    for key in ("joined_patches=2", "redraw_every=2", "losses={l1=1.0,contrastive=0.1}"):
+    for key in ("joined_patches=2", "redraw_every=2", "losses={l1=1.0,attention=0.1}"):
         with pytest.raises(RecipeError, match=rf"training\.{key[:6]}.*remove it"):
             read_recipe(recipe_file, [network, f"training.{key}"]).build_network()
     read_recipe(recipe_file, ["network.operator=none", "training.joined_patches=2"]).build_network()

@@ -33,7 +33,7 @@ KINDS = {
     "hash draws": ["network={preset='nlsn',scale=2,channels=8,num_blocks=1,chunk_size=16}"],
     "drawn again": [
         "network={preset='enlcn',scale=2,channels=8,num_blocks=1,num_features=16}",
-        "training.losses={l1=1.0,contrastive=0.1,contrastive_after=2}",
+        "training.losses={l1=1.0,attention=0.1,attention_after=2}",
         "training.redraw_every=2",
         "training.optimizer=adamw",
     ],

@@ -24,7 +24,7 @@ MODULE = sys.modules["nlsr.upscale.batch.run"]
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, window_size=16))
+    return LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16))
 
 
 @pytest.fixture

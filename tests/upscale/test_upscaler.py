@@ -398,7 +398,7 @@ def test_a_pil_image_survives_the_way_to_a_file():
 
 
 def test_the_callers_network_is_left_alone():
-    network = LCoAN(LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, num_clusters=4, window_size=16)).train()
+    network = LCoAN(LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, num_clusters=4, chunk_size=16)).train()
     strides = network.head.weight.stride()
     Upscaler(network)(torch.rand(3, 9, 9))
     assert network.training
@@ -406,7 +406,7 @@ def test_the_callers_network_is_left_alone():
 
 
 def test_a_network_in_another_dtype_computes_as_one_in_float32():
-    network = LCoAN(LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, num_clusters=4, window_size=16))
+    network = LCoAN(LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, num_clusters=4, chunk_size=16))
     image = torch.rand(3, 9, 9)
     expected = Upscaler(network)(image)
     assert torch.equal(Upscaler(network.double())(image), expected)

@@ -16,7 +16,7 @@ from nlsr.weights.checkpoint import read_tensors
 
 def small(**sizes):
     torch.manual_seed(0)
-    sizes = dict(channels=8, num_groups=2, num_blocks=1, num_clusters=6, window_size=16) | sizes
+    sizes = dict(channels=8, num_groups=2, num_blocks=1, num_clusters=6, chunk_size=16) | sizes
     return LCoAN(LCoANConfig(3, **sizes)).eval()
 
 
@@ -74,7 +74,7 @@ def test_the_file_says_what_it_holds(tmp_path):
     _, metadata = read_tensors(saved(tmp_path))
     assert (metadata["network"], metadata["scale"]) == ("lcoan", "3")
     assert json.loads(metadata["card"]) == {"steps": 7}
-    assert json.loads(metadata["config"])["window_size"] == 16
+    assert json.loads(metadata["config"])["chunk_size"] == 16
 
 
 def test_loading_moves_no_random_state(tmp_path):
@@ -98,7 +98,7 @@ def test_packaged_weights_are_small_and_have_a_card():
 def test_a_published_pickle_is_understood(tmp_path):
     network = nlsr.load(published(tmp_path))
     assert (network.config.channels, network.config.num_groups, network.config.num_blocks) == (32, 2, 2)
-    assert (network.scale, network.config.num_clusters, network.config.window_size) == (2, 16, 384)
+    assert (network.scale, network.config.num_clusters, network.config.chunk_size) == (2, 16, 384)
 
 
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", None])
@@ -118,7 +118,7 @@ def test_several_state_dicts_in_one_file_are_named(tmp_path):
 
 
 def test_what_a_published_file_does_not_say_can_be_set(tmp_path):
-    assert nlsr.load(published(tmp_path), window_size=96).config.window_size == 96
+    assert nlsr.load(published(tmp_path), chunk_size=96).config.chunk_size == 96
 
 
 def drop(name):

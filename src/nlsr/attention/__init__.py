@@ -1,4 +1,7 @@
-"""Who draws on whom, and how much: every operator behind one interface. Knows nothing of images or networks."""
+"""Who draws on whom, and how much: every operator behind one interface. Knows nothing of images or networks.
+
+`affinity.py` says what a new operator must have; `register` makes it known by a name.
+"""
 
 from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, ResidualAttention, SharedAttention
 from nlsr.attention.channel import ChannelAttention
@@ -16,9 +19,11 @@ from nlsr.attention.learnable_collaborative import KMeans, LearnableSparsePatter
 from nlsr.attention.leverage import Leverage
 from nlsr.attention.nonlocal_sparse import NonLocalSparse
 from nlsr.attention.pixel import PixelAttention, PixelAttentionConv
-from nlsr.attention.shared_window import GroupedAffinity, SharedWindow, SharedWindowAttention
+from nlsr.attention.registry import OPERATORS, build_operator, operator_name, register
+from nlsr.attention.shared_window import GroupedAffinity, SharedGrid, SharedWindow, SharedWindowAttention
 
 __all__ = [
+    "OPERATORS",
     "Affinity",
     "ChannelAttention",
     "ChunkedAffinity",
@@ -44,10 +49,14 @@ __all__ = [
     "PixelAttentionConv",
     "ResidualAttention",
     "SharedAttention",
+    "SharedGrid",
     "SharedWindow",
     "SharedWindowAttention",
+    "build_operator",
     "contrastive_loss",
     "global_learnable_attention",
     "nonlocal_attention",
+    "operator_name",
+    "register",
     "sampled_contrastive_loss",
 ]

@@ -2,14 +2,23 @@
 
 Because that is a property of the interface, every operator can be shared between blocks. Knows nothing of images or
 networks.
+
+What a new operator must have is `Operator.match`, and what its affinity must have are `aggregate`, `rows` and the sizes
+that `Affinity.__init__` takes; often one of the affinities that are here will do. Everything else has a default, and is
+overridden where the operator has more to say:
+
+* the affinity: `reach` and `reach_is` (which keys a query can draw on), `groups` (which group a position is in);
+* the operator: `floats_per_position` (for the memory budget), `groups_are`, `observe`, `learn` and `fit` (what no
+  gradient reaches), `loss`, `redraw` (directions that belong to the weights), `exact` (for benchmarks),
+  `network_settings` (the fields of a network's config that it wants).
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nlsr.errors import ShapeError
@@ -26,6 +35,23 @@ class Affinity(ABC):
 
     num_queries: int
     num_keys: int
+    height: int
+    """Of the map whose positions, in row-major order, are the queries."""
+    width: int
+    cell: int = 1
+    """Positions of the map per key, along a side: the keys lie on a map of (height / cell) x (width / cell)."""
+    reach_is: str = "all"
+    """What the positions are called that a query can reach."""
+
+    def __init__(self, num_queries: int, num_keys: int | None = None, *, size: tuple[int, int] | None = None) -> None:
+        """
+        Args:
+            num_keys: as many as queries by default.
+            size: height and width of the map; one row by default.
+        """
+        self.num_queries = num_queries
+        self.num_keys = num_queries if num_keys is None else num_keys
+        self.height, self.width = size or (1, num_queries)
 
     @abstractmethod
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
@@ -39,9 +65,26 @@ class Affinity(ABC):
         """The whole matrix: quadratic, for small maps and tests only."""
         return self.rows(torch.arange(self.num_queries))
 
+    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"] | None:
+        """The keys that any of these queries can draw on, in any image, round or head, if only with a weight that
+        rounds to zero; None if these are all."""
+        return None
+
+    def groups(self) -> Int[Tensor, "b r keys"] | None:
+        """The group (cluster, bucket, window) of each key, in each round; None if there are no groups."""
+        return None
+
 
 class Operator(nn.Module, ABC):
     """A way of matching positions."""
+
+    network_settings: ClassVar[tuple[str, ...]] = ()
+    """Keywords of the constructor that a network fills from the fields of its config that have these names; `seed` is
+    the number of the operator in the network."""
+    groups_are: str = ""
+    """What the groups of its affinities are called, in the plural; empty if there are none."""
+    scale: int = 1
+    """How much larger than the features the map is that its affinities draw."""
 
     @abstractmethod
     def match(
@@ -56,13 +99,53 @@ class Operator(nn.Module, ABC):
             keep: what the affinity holds on to.
         """
 
+    def floats_per_position(self, channels: int) -> int:
+        """Numbers that a match and what is aggregated with it hold at their peak, per position, beside the features,
+        the values and the result: for memory budgets. By default a guess on the safe side.
+
+        Args:
+            channels: of the features and of the values.
+        """
+        return 1024
+
     def observe(self, affinity: Any) -> tuple[Tensor, ...]:
-        """What `learn` needs of an affinity this operator matched: detached tensors, images first. By default nothing,
-        and `learn` is not called."""
+        """What `learn` and `fit` need of an affinity this operator matched: detached tensors, images first. By default
+        nothing, and neither is called."""
         return ()
 
     def learn(self, *observed: Tensor, generator: torch.Generator) -> None:
         """Adapt what no gradient reaches to a batch that was observed; called by the training loop after a step."""
+
+    def learn_from(self, affinity: Affinity, generator: torch.Generator | None = None) -> None:
+        """Observe an affinity and learn from it: the one call that a training loop of your own needs, after each step.
+
+        Args:
+            generator: a CPU generator, in the same state on all ranks; by default one with the seed 0.
+        """
+        observed = self.observe(affinity)
+        if observed:
+            self.learn(*observed, generator=generator or torch.Generator().manual_seed(0))
+
+    def fit(self, *observed: Tensor) -> dict[str, float]:
+        """How well what was learned fits a batch that was observed: numbers by name."""
+        return {}
+
+    def loss(self, affinity: Any) -> Float[Tensor, ""] | None:
+        """What the operator itself wants to be small in training, of an affinity it matched; None for nothing."""
+        return None
+
+    def redraw(self, generator: torch.Generator) -> None:
+        """New random directions, from a CPU generator, where they belong to the weights; nothing by default."""
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity | None:
+        """Exact softmax attention with the same queries and keys, which the match is measured against; None where
+        that has no meaning."""
+        return None
+
+    @classmethod
+    def has_own(cls, method: str) -> bool:
+        """Whether `learn`, `loss` or `redraw` does something."""
+        return getattr(cls, method) is not getattr(Operator, method)
 
 
 class SharedAttention(nn.Module):
@@ -124,11 +207,7 @@ class SharedAttention(nn.Module):
             if self.operator is None:
                 raise ShapeError("this block owns no operator: expected an affinity to reuse, got none")
             affinity = self.operator.match(features, draws=draws, keep=keep)
-        if affinity.num_queries != height * width:
-            raise ShapeError(
-                f"expected an affinity of {height}x{width} = {height * width} positions, got {affinity.num_queries}; "
-                "an affinity can be reused on feature maps of its own size only"
-            )
+        check_size(affinity, height, width)
         drawn = affinity.aggregate(to_tokens(self.values(features)))
         kept = features if self.input_scale == 1 else self.input_scale * features
         return kept + self.residual_scale * to_map(drawn, height, width), affinity
@@ -158,6 +237,20 @@ class ResidualAttention(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return self.attention(features)[0]
+
+
+def check_size(affinity: Affinity, height: int, width: int) -> None:
+    """Raises: ShapeError if an affinity does not belong to a map of this size."""
+    if (affinity.height, affinity.width) != (height, width):
+        raise ShapeError(
+            f"expected an affinity of a {height}x{width} map, got one of {affinity.height}x{affinity.width}; "
+            "an affinity can be reused on feature maps of its own size only"
+        )
+
+
+def map_size(features: Float[Tensor, "b c h w"]) -> tuple[int, int]:
+    """Height and width."""
+    return features.shape[-2], features.shape[-1]
 
 
 def to_tokens(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:

@@ -7,7 +7,7 @@ how a position gets its code. Linear in the positions. Knows nothing of where co
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,6 +70,8 @@ class ChunkedAffinity(Affinity):
     `codes` (b, r, l) and `embedding` (b, l, d) remain readable: clustering learns from them.
     """
 
+    reach_is = "in its window of sorted positions"
+
     def __init__(
         self,
         codes: Int[Tensor, "b r l"],
@@ -78,6 +80,7 @@ class ChunkedAffinity(Affinity):
         chunk_size: int,
         slot_scores: Float[Tensor, "b l s"] | None = None,
         keep: Keep = "stored",
+        size: tuple[int, int] | None = None,
     ) -> None:
         """
         Args:
@@ -87,14 +90,14 @@ class ChunkedAffinity(Affinity):
             slot_scores: what a key position adds to the score of the query in slot s of a chunk (GLA's learned score);
                 s = chunk_size.
             keep: what is held, see above.
+            size: see `Affinity`.
         """
+        super().__init__(embedding.shape[1], size=size)
         self.codes, self.embedding = codes, embedding
-        self.num_queries = self.num_keys = embedding.shape[1]
         self.rounds = codes.shape[1]
         self.chunks = Chunks.sort(codes, chunk_size)
         query = embedding.to(matching_dtype(embedding.dtype))
-        key = query / query.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
-        query, key = self.chunks.gather(query), self.chunks.gather(key)
+        query, key = self.chunks.gather(query), self.chunks.gather(unit_keys(embedding))
         if slot_scores is None:
             extra = query[..., :0]
         else:
@@ -122,11 +125,9 @@ class ChunkedAffinity(Affinity):
         return (restored * self._round_weights.to(restored.dtype)).sum(1)
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
-        size, padded = self.chunks.chunk_size, self.chunks.order.shape[-1]
         queries = queries.to(self.codes.device)
         slots = self.chunks.slots[..., queries]  # b r q
-        first = (slots // size - 1) * size
-        columns = (first[..., None] + torch.arange(3 * size, device=slots.device)) % padded  # b r q k
+        columns = self._neighbourhood(slots)  # b r q k
         weights = self._rows_in_sorted_order(slots, columns)
         if self.rounds > 1:
             weights = weights * self._round_weights[:, :, queries].to(weights.dtype)
@@ -134,6 +135,21 @@ class ChunkedAffinity(Affinity):
         rows = weights.new_zeros(len(self.codes), len(queries), self.num_keys)
         # A position that sits in two slots of a neighbourhood counts twice, as in aggregate.
         return rows.scatter_add(2, keys.transpose(1, 2).flatten(2), weights.transpose(1, 2).flatten(2))
+
+    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
+        columns = self._neighbourhood(self.chunks.slots[..., queries.to(self.codes.device)])
+        reached = torch.zeros(self.num_keys, dtype=torch.bool)
+        reached[self.chunks.order.gather(2, columns.flatten(2)).flatten().cpu()] = True
+        return reached
+
+    def groups(self) -> Int[Tensor, "b r keys"]:
+        return self.codes
+
+    def _neighbourhood(self, slots: Int[Tensor, "*b q"]) -> Int[Tensor, "*b q k"]:
+        """The slots of the chunks of these slots and of those beside them."""
+        size, padded = self.chunks.chunk_size, self.chunks.order.shape[-1]
+        first = (slots // size - 1) * size
+        return (first[..., None] + torch.arange(3 * size, device=slots.device)) % padded
 
     def _rows_in_sorted_order(self, slots: Int[Tensor, "b r q"], columns: Int[Tensor, "b r q k"]) -> Tensor:
         batch = torch.arange(slots.shape[0], device=slots.device)[:, None, None]
@@ -148,6 +164,17 @@ class ChunkedAffinity(Affinity):
             own_slot = (slots % self.chunks.chunk_size)[..., None, None].expand(*columns.shape, 1)
             scores = scores + extra[around].gather(-1, own_slot)[..., 0]
         return F.softmax(scores, dim=-1).to(self.embedding.dtype)
+
+
+def chunked_floats(width: int, channels: int, *, rounds: int, chunk_size: int) -> int:
+    """`Operator.floats_per_position` where the affinity is one of chunks, of embeddings of some width; measured."""
+    return (1 + 2 * rounds) * width + rounds * (3 * chunk_size + 8 + channels)
+
+
+def unit_keys(embedding: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+    """The keys of an embedding, in matching precision."""
+    embedding = embedding.to(matching_dtype(embedding.dtype))
+    return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
 
 
 def _pick(tokens: Tensor, index: Tensor) -> Tensor:

@@ -49,9 +49,10 @@ class PatchwiseAffinity(Affinity):
         Args:
             factor: what the scores of each key are multiplied by, (b, 1, u, v).
         """
+        height, width = query.shape[1:3]
+        super().__init__(height * width, key[0, 0].numel(), size=(height, width))
         self.query, self.key, self.factor = query, key, factor
-        self.height, self.width = query.shape[1:3]
-        self.num_queries, self.num_keys = self.height * self.width, key[0, 0].numel()
+        self.cell = width // key.shape[-1]
 
     @abstractmethod
     def weights(self, area: Area, query: Tensor, key: Tensor, factor: Tensor) -> Float[Tensor, "b y x u v"]:
@@ -152,10 +153,12 @@ class CrossScale(Operator):
     are not.
     """
 
+    network_settings = ("reduction",)
+
     def __init__(
         self,
         channels: int,
-        scale: int,
+        scale: int = 2,
         *,
         reduction: int = 2,
         softmax_scale: float = 10.0,

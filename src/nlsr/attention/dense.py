@@ -8,7 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, SharedAttention, matching_dtype, to_tokens
+from nlsr.attention.affinity import (
+    Affinity,
+    Draws,
+    Keep,
+    Operator,
+    SharedAttention,
+    map_size,
+    matching_dtype,
+    to_tokens,
+)
 from nlsr.attention.streamed import BLOCK_BYTES, Block, budget, in_blocks
 from nlsr.errors import ShapeError
 
@@ -16,10 +25,12 @@ from nlsr.errors import ShapeError
 class DenseAffinity(Affinity):
     """softmax_j(query_i . key_j) over all keys; quadratic in time, linear in memory."""
 
-    def __init__(self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"]) -> None:
+    def __init__(
+        self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"], *, size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(query.shape[1], key.shape[1], size=size)
         self.query = query.to(matching_dtype(query.dtype))
         self.key = key.to(matching_dtype(key.dtype))
-        self.num_queries, self.num_keys = query.shape[1], key.shape[1]
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         batch, _, channels = values.shape
@@ -45,6 +56,8 @@ class NonLocal(Operator):
     Source: the attention of NLAN, the quadratic baseline of LCoAN and NLSN.
     """
 
+    network_settings = ("reduction",)
+
     def __init__(self, channels: int, *, reduction: int = 2) -> None:
         """
         Args:
@@ -53,6 +66,7 @@ class NonLocal(Operator):
         """
         super().__init__()
         width = embedding_width(channels, reduction)
+        self.width = width
         self.query = nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU())
         self.key = nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU())
 
@@ -60,7 +74,14 @@ class NonLocal(Operator):
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "recomputed"
     ) -> DenseAffinity:
         """Whatever `keep` says, the weights are recomputed: storing them would be quadratic in memory."""
-        return DenseAffinity(to_tokens(self.query(features)), to_tokens(self.key(features)))
+        query, key = to_tokens(self.query(features)), to_tokens(self.key(features))
+        return DenseAffinity(query, key, size=map_size(features))
+
+    def floats_per_position(self, channels: int) -> int:
+        return 2 * self.width
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
+        return self.match(features)
 
 
 def nonlocal_attention(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, matching_dtype, to_tokens
-from nlsr.attention.dense import embedding_width
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, matching_dtype, to_tokens
+from nlsr.attention.dense import DenseAffinity, embedding_width
 
 NORM_FLOOR = 5e-5
 """Published lower bound of an embedding's norm when it is normalised."""
@@ -44,10 +44,11 @@ class KernelAffinity(Affinity):
         projection: Float[Tensor, "m d"],
         *,
         keep: Keep = "stored",
+        size: tuple[int, int] | None = None,
     ) -> None:
+        super().__init__(query.shape[1], key.shape[1], size=size)
         dtype = matching_dtype(query.dtype)
         self.query, self.key, self.projection = query.to(dtype), key.to(dtype), projection.to(dtype)
-        self.num_queries, self.num_keys = query.shape[1], key.shape[1]
         self._stored = (self._features(self.query), self._features(self.key)) if keep == "stored" else None
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
@@ -85,6 +86,8 @@ class KernelAffinity(Affinity):
 class EfficientContrastive(Operator):
     """Match all positions with all others by random features of exp."""
 
+    network_settings = ("reduction", "seed")
+
     projection: Tensor  # (features, width): the directions, saved with the weights and never trained
 
     def __init__(
@@ -113,13 +116,25 @@ class EfficientContrastive(Operator):
         projection = self.projection
         if isinstance(draws, Tensor):
             projection = draws.to(projection.device)
-        query, key = (self._amplify(to_tokens(embed(features))) for embed in (self.query, self.key))
-        return KernelAffinity(query, key, projection, keep=keep)
+        return KernelAffinity(*self._embed(features), projection, keep=keep, size=map_size(features))
+
+    def floats_per_position(self, channels: int) -> int:
+        return 2 * (len(self.projection) + self.query.out_channels)
+
+    def loss(self, affinity: KernelAffinity) -> Float[Tensor, ""]:
+        return contrastive_loss(affinity.query, affinity.key)
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
+        return DenseAffinity(*self._embed(features), size=map_size(features))
 
     def redraw(self, generator: torch.Generator) -> None:
         """New directions from a CPU generator; the published training draws them after every 640 steps."""
         count, width = self.projection.shape
         self.projection.copy_(orthogonal_directions(count, width, generator))
+
+    def _embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys."""
+        return self._amplify(to_tokens(self.query(features))), self._amplify(to_tokens(self.key(features)))
 
     def _amplify(self, embedding: Tensor) -> Tensor:
         embedding = embedding.to(matching_dtype(embedding.dtype))

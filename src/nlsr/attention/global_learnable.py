@@ -9,14 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Draws, Keep, Operator, SharedAttention, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity
-from nlsr.attention.dense import embedding_width
+from nlsr.attention.affinity import Draws, Keep, Operator, SharedAttention, map_size, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
+from nlsr.attention.dense import DenseAffinity, embedding_width
 from nlsr.attention.hashing import bucket_codes, directions, num_buckets
 
 
 class GlobalLearnable(Operator):
     """Match positions within chunks of positions sorted by super-bit hashing, with a learned score."""
+
+    network_settings = ("reduction", "chunk_size", "rounds", "seed")
+    groups_are = "super-bit buckets"
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 128, rounds: int = 3, seed: int = 0
@@ -34,7 +37,7 @@ class GlobalLearnable(Operator):
         self.embed = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU())
         self.embed_score = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
         self.score = nn.Sequential(nn.Linear(channels, chunk_size), nn.ReLU(), nn.Linear(chunk_size, chunk_size))
-        self.chunk_size, self.rounds, self.seed = chunk_size, rounds, seed
+        self.width, self.chunk_size, self.rounds, self.seed = width, chunk_size, rounds, seed
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
@@ -48,15 +51,29 @@ class GlobalLearnable(Operator):
             chunk_size=self.chunk_size,
             slot_scores=self.score(to_tokens(self.embed_score(features))),
             keep=keep,
+            size=map_size(features),
         )
+
+    def floats_per_position(self, channels: int) -> int:
+        scores = (1 + self.rounds) * self.chunk_size
+        return chunked_floats(self.width, channels, rounds=self.rounds, chunk_size=self.chunk_size) + scores
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
+        """Without the learned score, which belongs to slots."""
+        embedding = to_tokens(self.embed(features))
+        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))
 
 
 def global_learnable_attention(
     channels: int, operator: GlobalLearnable | None = None, *, residual_scale: float = 1.0
 ) -> SharedAttention:
     """A residual block whose values are a 3x3 convolution and ReLU, as published."""
-    values = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
-    return SharedAttention(channels, operator, values=values, residual_scale=residual_scale)
+    return SharedAttention(channels, operator, values=global_learnable_values(channels), residual_scale=residual_scale)
+
+
+def global_learnable_values(channels: int) -> nn.Sequential:
+    """What makes the values of such a block."""
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())
 
 
 def super_bits(width: int, rounds: int, buckets: int, generator: torch.Generator) -> Float[Tensor, "1 d r k"]:

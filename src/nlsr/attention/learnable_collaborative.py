@@ -1,4 +1,4 @@
-"""LCoA, Learnable Collaborative Attention: positions are sorted by k-means cluster and attend within windows.
+"""LCoA, Learnable Collaborative Attention: positions are sorted by k-means cluster and attend within chunks.
 
 Learnable Sparse Pattern: the clusters are learned while the network trains. Collaborative Attention: one affinity is
 matched once and reused by all later blocks (`affinity.SharedAttention`).
@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from nlsr.attention.affinity import Draws, Keep, Operator, matching_dtype, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity
-from nlsr.attention.dense import embedding_width
+from nlsr.attention.affinity import Draws, Keep, Operator, map_size, matching_dtype, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
+from nlsr.attention.dense import DenseAffinity, embedding_width
 
 Learning = Literal["moving-average", "frozen"]
 
@@ -135,10 +135,13 @@ class KMeans(nn.Module):
 
 
 class LearnableSparsePattern(Operator):
-    """Match positions within windows of positions sorted by k-means cluster.
+    """Match positions within chunks of positions sorted by k-means cluster.
 
     A 3x3 convolution embeds the features; the embedding is query, key (normalised) and what is clustered.
     """
+
+    network_settings = ("reduction", "num_clusters", "chunk_size", "rounds", "centroid_decay", "centroid_learning")
+    groups_are = "k-means clusters"
 
     def __init__(
         self,
@@ -146,29 +149,34 @@ class LearnableSparsePattern(Operator):
         *,
         reduction: int = 1,
         num_clusters: int = 128,
-        window_size: int = 384,
+        chunk_size: int = 384,
         rounds: int = 1,
-        decay: float = 0.999,
-        learning: Learning = "moving-average",
+        centroid_decay: float = 0.999,
+        centroid_learning: Learning = "moving-average",
     ) -> None:
         """
         Args:
             channels: number of channels of the features.
             reduction: the embedding has channels / reduction entries; must divide.
-            num_clusters, rounds, decay, learning: arguments of the `KMeans`.
-            window_size: sorted positions per window; each attends to three windows.
+            num_clusters, rounds: arguments of the `KMeans`.
+            centroid_decay, centroid_learning: `decay` and `learning` of the `KMeans`.
+            chunk_size: sorted positions per chunk; each attends to three chunks. The paper calls it a window.
         """
         super().__init__()
         width = embedding_width(channels, reduction)
         self.embed = nn.Conv2d(channels, width, 3, padding=1)
-        self.kmeans = KMeans(num_clusters, width, rounds=rounds, decay=decay, learning=learning)
-        self.window_size = window_size
+        self.kmeans = KMeans(num_clusters, width, rounds=rounds, decay=centroid_decay, learning=centroid_learning)
+        self.chunk_size = chunk_size
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
     ) -> ChunkedAffinity:
-        embedding = to_tokens(self.embed(features))
-        return ChunkedAffinity(self.kmeans(embedding), embedding, chunk_size=self.window_size, keep=keep)
+        embedding, size = to_tokens(self.embed(features)), map_size(features)
+        return ChunkedAffinity(self.kmeans(embedding), embedding, chunk_size=self.chunk_size, keep=keep, size=size)
+
+    def floats_per_position(self, channels: int) -> int:
+        rounds, _, width = self.kmeans.centroids.shape
+        return chunked_floats(width, channels, rounds=rounds, chunk_size=self.chunk_size)
 
     def observe(self, affinity: ChunkedAffinity) -> tuple[Tensor, ...]:
         return affinity.embedding.detach(), affinity.codes
@@ -176,6 +184,15 @@ class LearnableSparsePattern(Operator):
     def learn(self, *observed: Tensor, generator: torch.Generator) -> None:
         embedding, codes = observed
         self.kmeans.learn(embedding, codes, generator=generator)
+
+    def fit(self, *observed: Tensor) -> dict[str, float]:
+        """See `KMeans.goodness`."""
+        cosine, entropy = self.kmeans.goodness(*observed)
+        return {"cluster_cosine": cosine, "cluster_entropy": entropy}
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
+        embedding = to_tokens(self.embed(features))
+        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))
 
 
 def directions(embedding: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:

@@ -8,14 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Draws, Keep, Operator, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity
-from nlsr.attention.dense import embedding_width
+from nlsr.attention.affinity import Draws, Keep, Operator, map_size, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
+from nlsr.attention.dense import DenseAffinity, embedding_width
 from nlsr.attention.hashing import bucket_codes, directions, num_buckets
 
 
 class NonLocalSparse(Operator):
     """Match positions within chunks of positions sorted by spherical hashing."""
+
+    network_settings = ("reduction", "chunk_size", "rounds", "seed")
+    groups_are = "hash buckets"
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 144, rounds: int = 4, seed: int = 0
@@ -40,4 +43,11 @@ class NonLocalSparse(Operator):
         shape = (1, embedding.shape[2], self.rounds, num_buckets(embedding.shape[1], self.chunk_size) // 2)
         drawn = directions(draws, self.seed, lambda generator: torch.randn(shape, generator=generator), embedding)
         codes = bucket_codes(embedding, drawn, both_signs=True)
-        return ChunkedAffinity(codes, embedding, chunk_size=self.chunk_size, keep=keep)
+        return ChunkedAffinity(codes, embedding, chunk_size=self.chunk_size, keep=keep, size=map_size(features))
+
+    def floats_per_position(self, channels: int) -> int:
+        return chunked_floats(self.embed.out_channels, channels, rounds=self.rounds, chunk_size=self.chunk_size)
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
+        embedding = to_tokens(self.embed(features))
+        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))

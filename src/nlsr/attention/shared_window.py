@@ -18,7 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, matching_dtype, to_map, to_tokens
+from nlsr.attention.affinity import (
+    Affinity,
+    Draws,
+    Keep,
+    Operator,
+    check_size,
+    map_size,
+    matching_dtype,
+    to_map,
+    to_tokens,
+)
+from nlsr.attention.dense import DenseAffinity
 from nlsr.errors import ShapeError
 
 Layout = Literal["window", "grid"]
@@ -88,8 +99,8 @@ class GroupedAffinity(Affinity):
     """
 
     def __init__(self, weights: Float[Tensor, "b g n n"], grouping: Grouping) -> None:
+        super().__init__(grouping.height * grouping.width, size=(grouping.height, grouping.width))
         self._weights, self.grouping = weights, grouping
-        self.num_queries = self.num_keys = grouping.height * grouping.width
 
     @property
     def weights(self) -> Float[Tensor, "b g n n"]:
@@ -106,6 +117,21 @@ class GroupedAffinity(Affinity):
         drawn = weights[:, groups[queries], slots[queries]]
         keys = positions[groups[queries]].expand_as(drawn)
         return drawn.new_zeros(*drawn.shape[:2], 1 + self.num_keys).scatter(2, keys, drawn)[..., 1:]
+
+    @property
+    def reach_is(self) -> str:  # type: ignore[override]
+        return f"in its {self.grouping.layout}"
+
+    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
+        groups = self.groups()[0, 0]
+        return torch.isin(groups, groups[queries])
+
+    def groups(self) -> Int[Tensor, "1 1 keys"]:
+        """The same for all images."""
+        positions = self.grouping.positions()
+        numbers = torch.arange(len(positions))[:, None].expand_as(positions)
+        groups = numbers.new_zeros(1 + self.num_keys).scatter_(0, positions.flatten(), numbers.flatten())
+        return groups[None, None, 1:]
 
     def _draw(self, values: Float[Tensor, "b g n c"]) -> Float[Tensor, "b g n c"]:
         return self._weights.to(values.dtype) @ values
@@ -125,8 +151,8 @@ class RecomputedGroupedAffinity(GroupedAffinity):
         Args:
             query, key, bias: softmax(query . key + bias) are the weights.
         """
+        Affinity.__init__(self, grouping.height * grouping.width, size=(grouping.height, grouping.width))
         self._made_of, self.grouping = (query, key, bias), grouping
-        self.num_queries = self.num_keys = grouping.height * grouping.width
 
     @property
     def weights(self) -> Float[Tensor, "b g n n"]:
@@ -141,24 +167,26 @@ class RecomputedGroupedAffinity(GroupedAffinity):
 
 
 class SharedWindow(Operator):
-    """Match the positions of each window, or of each grid.
+    """Match the positions of each window: neighbours.
 
     softmax(channels^-1/2 query . key + bias) over the group, with query and key linear in the features and a learned
     bias for each offset between two slots.
     """
 
-    def __init__(self, channels: int, *, layout: Layout = "window", side: int = 8) -> None:
+    layout: Layout = "window"
+    groups_are = "windows"
+
+    def __init__(self, channels: int, *, side: int = 8) -> None:
         """
         Args:
             channels: number of channels of the features.
-            layout: neighbours, or positions spread over the map.
             side: a group has side * side slots; 8 as published.
         Raises: ShapeError if the side is less than 1.
         """
         super().__init__()
         if side < 1:
             raise ShapeError(f"expected groups with a side of at least 1, got {side}")
-        self.layout, self.side = layout, side
+        self.side = side
         self.query = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
         self.offset_bias = nn.Parameter(torch.zeros((2 * side - 1) ** 2, 1))
@@ -169,6 +197,14 @@ class SharedWindow(Operator):
         """Draws nothing. A map that is not a multiple of the side has smaller groups at its lower and right end."""
         tokens = to_tokens(features)
         return self.match_embedded(self.query(tokens), self.key(tokens), *features.shape[2:], keep=keep)
+
+    def floats_per_position(self, channels: int) -> int:
+        return 2 * self.query.out_features + self.side**2 + channels
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
+        """Without the bias, which belongs to slots."""
+        query, key = self.query(to_tokens(features)), self.key(to_tokens(features))
+        return DenseAffinity(query * query.shape[2] ** -0.5, key, size=map_size(features))
 
     def match_embedded(
         self, query: Float[Tensor, "b l c"], key: Float[Tensor, "b l c"], height: int, width: int, *, keep: Keep
@@ -187,6 +223,13 @@ class SharedWindow(Operator):
         side = self.side
         table = self.offset_bias.view(2 * side - 1, 2 * side - 1)
         return table.unfold(0, side, 1).unfold(1, side, 1).flip(2, 3).reshape(side**2, side**2)
+
+
+class SharedGrid(SharedWindow):
+    """Match the positions of each grid: spread over the map."""
+
+    layout: Layout = "grid"
+    groups_are = "grids"
 
 
 class SharedWindowAttention(nn.Module):
@@ -219,13 +262,9 @@ class SharedWindowAttention(nn.Module):
         tokens = self.norm(to_tokens(features))
         if affinity is None:
             affinity, values = self._match(tokens, height, width, keep)
-        elif affinity.num_queries == height * width:
-            values = self.values(tokens)
         else:
-            raise ShapeError(
-                f"expected an affinity of {height}x{width} = {height * width} positions, got {affinity.num_queries}; "
-                "an affinity can be reused on feature maps of its own size only"
-            )
+            check_size(affinity, height, width)
+            values = self.values(tokens)
         drawn = self.project(affinity.aggregate(values))
         return features + to_map(drawn, height, width), affinity
 

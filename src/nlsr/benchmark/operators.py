@@ -9,7 +9,7 @@ import ctypes
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,38 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nlsr.attention import (
-    CrossScaleAttention,
-    EfficientContrastive,
-    GlobalLearnable,
-    LearnableSparsePattern,
-    Leverage,
-    NonLocal,
-    NonLocalSparse,
-    Operator,
-    SharedAttention,
-    SharedWindow,
-    global_learnable_attention,
-)
+from nlsr.attention import CrossScaleAttention, SharedAttention, build_operator
+from nlsr.attention.global_learnable import global_learnable_values
 from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
 
-Make = Callable[[int], Operator]
-
-OPERATORS: dict[str, Make] = {
-    "lcoa": lambda channels: LearnableSparsePattern(channels, reduction=1, num_clusters=128, window_size=384),
-    "nlsa": lambda channels: NonLocalSparse(channels, reduction=4, chunk_size=144, rounds=4),
-    "gla": lambda channels: GlobalLearnable(channels, reduction=4, chunk_size=128, rounds=3),
-    "enlca": lambda channels: EfficientContrastive(channels, reduction=4),
-    "leverage": lambda channels: Leverage(channels, width=channels // 2, num_keys=128),
-    "window": lambda channels: SharedWindow(channels, layout="window"),
-    "grid": lambda channels: SharedWindow(channels, layout="grid"),
-    "exact": lambda channels: NonLocal(channels, reduction=2),
-}
-"""Each with the sizes that its paper's network has."""
-CROSS_SCALE = "cs-nl x2"
-NAMES = (*OPERATORS, CROSS_SCALE)
 SIZES = (64, 96, 128, 160, 224, 320)
 STARTING = 60.0
 """Seconds that a process may take until it answers for the first time; loading torch takes most of them."""
@@ -77,10 +51,8 @@ class Measurement:
 
 def check(name: str) -> None:
     """Raises: Failed if an operator is not what its own dense matrix says, at an awkward size."""
-    if name == CROSS_SCALE:
-        return  # enlarges: held against a literal version in its tests
     torch.manual_seed(0)
-    operator = OPERATORS[name](16).double()
+    operator = build_operator(name, 16, {}).double()
     features = torch.randn(2, 16, 13, 9, dtype=torch.float64)
     affinity = operator.match(features)
     values = torch.randn(2, affinity.num_keys, 5, dtype=torch.float64)
@@ -99,30 +71,26 @@ def measure(
     threads: int,
     device: str = "cpu",
     limit: float = 120,
+    modules: Sequence[str] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> list[Measurement]:
     """Times, memory and multiply-adds of operators, at square maps.
 
     Args:
-        names: members of `NAMES`; others raise UsageError.
+        names: members of `nlsr.attention.OPERATORS`; others raise UsageError, as stacks of those that enlarge do.
         what: any of "forward", "training", "shared" and "unshared".
         repeats: rounds over everything; a first, shorter call warms each up.
         limit: seconds that one call may take; after one that took longer or ran out of memory, larger sizes of the
             same operator are not tried.
+        modules: names of modules that each process imports, because they register operators of your own.
         report: called with the number of measurements done and of all.
     """
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        raise UsageError(f"{unknown[0]}: expected an operator of {', '.join(NAMES)}")
+    larger = [name for name in names if build_operator(name, channels, {}).scale > 1]
+    if larger and ("shared" in what or "unshared" in what):
+        raise UsageError(f"operator '{larger[0]}' enlarges what it draws, which cannot be stacked")
     sizes = sorted(set(sizes))
-    workers = {name: Worker("nlsr.benchmark.operators", threads=threads) for name in names}
-    rows = [
-        Measurement(name, size, channels, kind)
-        for kind in what
-        for size in sizes
-        for name in names
-        if name != CROSS_SCALE or kind in ("forward", "training")
-    ]
+    workers = {name: Worker("nlsr.benchmark.operators", threads=threads, modules=modules) for name in names}
+    rows = [Measurement(name, size, channels, kind) for kind in what for size in sizes for name in names]
     done = 0
     try:
         for name in names:
@@ -185,19 +153,18 @@ class Stack(nn.Module):
 
 
 def _block(name: str, channels: int, *, matches: bool) -> nn.Module:
-    operator = OPERATORS[name](channels) if matches else None
-    if name == "gla":
-        assert operator is None or isinstance(operator, GlobalLearnable)
-        return global_learnable_attention(channels, operator, residual_scale=0.1)
-    return SharedAttention(channels, operator, residual_scale=0.1)
+    """With the values that the paper's network makes."""
+    operator = build_operator(name, channels, {}) if matches else None
+    values = global_learnable_values(channels) if name == "superbit" else None
+    return SharedAttention(channels, operator, values=values, residual_scale=0.1)
 
 
 def _module(name: str, channels: int, what: str) -> nn.Module:
     torch.manual_seed(0)
-    if name == CROSS_SCALE:
-        return CrossScaleAttention(channels, 2)
     if what in ("shared", "unshared"):
         return Stack(name, channels, share=what == "shared")
+    if name == "cross-scale":
+        return CrossScaleAttention(channels, 2)
     return _Single(_block(name, channels, matches=True))
 
 

@@ -9,21 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlsr.attention import (
-    Affinity,
-    ChunkedAffinity,
-    DenseAffinity,
-    KernelAffinity,
-    KMeans,
-    LearnableSparsePattern,
-    Leverage,
-    SharedWindow,
-)
+from nlsr.attention import OPERATORS, Affinity, ChunkedAffinity, DenseAffinity, KMeans
 from nlsr.attention.affinity import to_tokens
-from nlsr.attention.chunked import KEY_NORM_FLOOR
+from nlsr.attention.chunked import unit_keys
 from nlsr.attention.global_learnable import super_bits
 from nlsr.attention.hashing import bucket_codes, num_buckets
-from nlsr.benchmark.operators import OPERATORS
 from nlsr.networks import LCoAN
 from nlsr.weights import load
 
@@ -72,32 +62,15 @@ def operator_quality(features: Float[Tensor, "1 c h w"]) -> list[Quality]:
     one has none of it.
     """
     rows = []
-    for name, make in OPERATORS.items():
+    for name, kind in OPERATORS.items():
         torch.manual_seed(0)
-        operator = make(features.shape[1])
-        affinity = operator.match(features)
-        rounds = affinity.codes.shape[1] if isinstance(affinity, ChunkedAffinity) else 1
-        rows.append(_compare(name, rounds, affinity, exact_of(affinity, operator, features), to_tokens(features)[0]))
+        operator = kind(features.shape[1])
+        affinity, exact = operator.match(features), operator.exact(features)
+        if exact is not None:
+            groups = affinity.groups()
+            rounds = 1 if groups is None else groups.shape[1]
+            rows.append(_compare(name, rounds, affinity, exact, to_tokens(features)[0]))
     return rows
-
-
-def exact_of(affinity: Affinity, operator: torch.nn.Module, features: Tensor) -> DenseAffinity:
-    """Exact softmax attention with the queries and keys that an operator matches."""
-    if isinstance(affinity, ChunkedAffinity):
-        return DenseAffinity(affinity.embedding, unit_keys(affinity.embedding))
-    if isinstance(affinity, KernelAffinity | DenseAffinity):
-        return DenseAffinity(affinity.query, affinity.key)
-    if isinstance(operator, Leverage):
-        query, key = (to_tokens(embed(features)) for embed in (operator.query, operator.key))
-    else:
-        assert isinstance(operator, SharedWindow)
-        query, key = (embed(to_tokens(features)) for embed in (operator.query, operator.key))
-    return DenseAffinity(query * query.shape[2] ** -0.5, key)
-
-
-def unit_keys(embedding: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-    """As chunked attention normalises them."""
-    return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
 
 
 @torch.no_grad()
@@ -108,17 +81,16 @@ def pattern_quality(features: Float[Tensor, "1 c h w"], model: str = "lcoan-ligh
     The trained network has one round of centroids; further rounds are learned from the same embedding.
     """
     network = load(model)
-    operator = network.operators()[0]
-    assert isinstance(operator, LearnableSparsePattern)
-    embedding = to_tokens(operator.embed(features))
+    embedding = to_tokens(network.get_submodule("groups.0.attention.operator.embed")(features))
+    centroids = network.get_buffer("groups.0.attention.operator.kmeans.centroids")
     exact = DenseAffinity(embedding, unit_keys(embedding))
     width, buckets = embedding.shape[2], num_buckets(embedding.shape[1], CHUNK)
     rows = []
     for rounds in (1, 2, 4):
         generator = torch.Generator().manual_seed(0)
-        kmeans = KMeans(operator.kmeans.centroids.shape[1], width, rounds=rounds)
+        kmeans = KMeans(centroids.shape[1], width, rounds=rounds)
         kmeans.learn(embedding, kmeans(embedding), generator=generator)
-        kmeans.centroids[0] = operator.kmeans.centroids[0]
+        kmeans.centroids[0] = centroids[0]
         drawn = torch.randn(1, width, rounds, buckets // 2, generator=generator)
         bits = super_bits(width, rounds, buckets, generator)
         codes = {
@@ -132,9 +104,7 @@ def pattern_quality(features: Float[Tensor, "1 c h w"], model: str = "lcoan-ligh
     return rows
 
 
-def _compare(
-    name: str, rounds: int, affinity: Affinity, exact: DenseAffinity, values: Float[Tensor, "keys c"]
-) -> Quality:
+def _compare(name: str, rounds: int, affinity: Affinity, exact: Affinity, values: Float[Tensor, "keys c"]) -> Quality:
     queries = torch.linspace(0, exact.num_queries - 1, min(QUERIES, exact.num_queries)).round().long().unique()
     ours, theirs = affinity.rows(queries)[0], exact.rows(queries)[0]
     drawn, expected = ours @ values, theirs @ values

@@ -29,11 +29,11 @@ def operators_table(rows: list[Measurement]) -> str:
 def stacks_table(rows: list[Measurement]) -> str:
     """Ten modules that share one affinity against ten that match: seconds, MiB and what is saved."""
     shared = {(row.operator, row.size): row for row in rows if row.what == "shared"}
-    lines = [[f"{STACK} modules", "size", "all match", "one matches", "saved by sharing", "LCoA shared saves"]]
+    lines = [[f"{STACK} modules", "size", "all match", "one matches", "saved by sharing", "kmeans shared saves"]]
     for row in (row for row in rows if row.what == "unshared"):
-        reusing, lcoa = shared.get((row.operator, row.size)), shared.get(("lcoa", row.size))
+        reusing, kmeans = shared.get((row.operator, row.size)), shared.get(("kmeans", row.size))
         cells = [row.operator, f"{row.size}²", _cell(row), _cell(reusing) if reusing else ""]
-        lines.append([*cells, _saving(reusing, row), _saving(lcoa, row)])
+        lines.append([*cells, _saving(reusing, row), _saving(kmeans, row)])
     return f"Stacks, {rows[0].channels} channels: seconds / MiB\n\n{_markdown(lines)}" if len(lines) > 1 else ""
 
 

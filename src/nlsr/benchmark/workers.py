@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from nlsr.errors import NlsrError
@@ -21,13 +22,14 @@ class Failed(NlsrError):
 class Worker:
     """A process that runs the functions of one module, one at a time."""
 
-    def __init__(self, module: str, *, threads: int) -> None:
+    def __init__(self, module: str, *, threads: int, modules: Sequence[str] = ()) -> None:
         """
         Args:
             module: its `REQUESTS` maps names to functions of JSON values.
             threads: how many threads torch uses.
+            modules: names of further modules to import, with the current folder looked into first.
         """
-        self.module, self.threads = module, threads
+        self.module, self.threads, self.modules = module, threads, modules
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, request: str, *arguments: Any, limit: float) -> Any:
@@ -64,7 +66,7 @@ class Worker:
                 self.process = None
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "nlsr.benchmark.workers", self.module, str(self.threads)]
+        command = [sys.executable, "-m", "nlsr.benchmark.workers", self.module, str(self.threads), *self.modules]
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -81,12 +83,15 @@ def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str]") -> None
     answers.put("")  # it has ended
 
 
-def _serve(module: str, threads: int) -> None:
+def _serve(module: str, threads: int, modules: Sequence[str]) -> None:
     import importlib
 
     import torch
 
+    from nlsr.imports import import_modules
     from nlsr.upscale.memory import out_of_memory
+
+    import_modules(modules)
 
     torch.set_num_threads(threads)
     requests = importlib.import_module(module).REQUESTS
@@ -101,4 +106,4 @@ def _serve(module: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.cli.settings import device_named
+from nlsr.cli.settings import Imports, device_named
 from nlsr.errors import UsageError
 from nlsr.files import replacing
 
@@ -38,12 +38,14 @@ def operators(
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     limit: Annotated[float, typer.Option(min=1, help="Seconds one call may take.")] = 120,
+    imports: Imports = None,
 ) -> None:
     """Time, memory, multiply-adds and error of every attention, over resolutions."""
     import torch
 
+    from nlsr.attention import OPERATORS
     from nlsr.benchmark.machine import facts
-    from nlsr.benchmark.operators import NAMES, OPERATORS, SIZES, measure
+    from nlsr.benchmark.operators import SIZES, measure
     from nlsr.benchmark.report import operators_table, plot_operators, quality_table, stacks_table
     from nlsr.cli.progress import Counter
     from nlsr.extras import require
@@ -56,7 +58,7 @@ def operators(
     features = _trained_features(image) if image else None
     threads = threads or torch.get_num_threads()
     what = ["shared", "unshared"] if stack else ["forward", "training"] if training else ["forward"]
-    chosen = names or list(OPERATORS if stack else NAMES)
+    chosen = names or [name for name, kind in OPERATORS.items() if not stack or kind(channels).scale == 1]
     with Counter("measuring") as counter:
         rows = measure(
             chosen,
@@ -67,6 +69,7 @@ def operators(
             threads=threads,
             device=device,
             limit=limit,
+            modules=imports or (),
             report=counter,
         )
     machine = facts(device, threads)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nlsr.errors import UsageError
+from nlsr.imports import import_modules
 from nlsr.settings import parse_value
 
 if TYPE_CHECKING:
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 ModelSettings = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value, for what a published weight file does not determine, like scale=2."),
+]
+
+
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        callback=lambda names: import_modules(names or []) or names,
+        help="Python module that registers operators or networks of your own; may be repeated.",
+    ),
 ]
 
 

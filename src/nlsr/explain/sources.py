@@ -1,36 +1,15 @@
 """What a pixel draws on: its row of an affinity laid over the image, and the pattern that decided who is in the row."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from nlsr.attention import (
-    Affinity,
-    ChunkedAffinity,
-    GlobalLearnable,
-    GroupedAffinity,
-    LearnableSparsePattern,
-    NonLocalSparse,
-    Operator,
-    SharedAttention,
-)
-from nlsr.attention.cross_scale import PatchwiseAffinity
-from nlsr.attention.leverage.affinities import HeadsAffinity, SetAffinity
+from nlsr.attention import Affinity, operator_name
 from nlsr.errors import UsageError
 from nlsr.networks import Network
-
-GROUPS: dict[type[Operator], str] = {
-    LearnableSparsePattern: "k-means clusters",
-    NonLocalSparse: "hash buckets",
-    GlobalLearnable: "super-bit buckets",
-}
-"""What the groups are called by which an operator sorts positions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +17,7 @@ class Sources:
     """What one pixel draws on by one affinity of a network."""
 
     operator: str
-    """The name of the class that matched."""
+    """The name of what matched, as in `nlsr.attention.OPERATORS`."""
     index: int
     """Index of the affinity among those of the network."""
     num_affinities: int
@@ -76,24 +55,21 @@ def sources(
     if not 0 <= index < len(operators):
         some = "one affinity, 0" if len(operators) == 1 else f"affinities 0 to {len(operators) - 1}"
         raise UsageError(f"affinity {index}: this network has {some}")
-    height, width = image.shape[2:]
-    with _map_sizes(network) as sizes:
-        (affinity,) = network.trace(image, keep="recomputed", only=index).affinities
-    layout = Layout.of(affinity, sizes.get(id(affinity), (height, width)), height, width)
+    (affinity,) = network.trace(image, keep="recomputed", only=index).affinities
+    layout = Layout.of(affinity, *image.shape[2:])
     queries = layout.queries(*at)
     heat = layout.on_image(affinity.rows(queries).double().mean((0, 1)).cpu())
-    reached, reach_is = _reach(affinity, queries)
-    groups, groups_are = _groups(affinity, operators[index])
+    reached, groups = affinity.reach(queries), affinity.groups()
     return Sources(
-        operator=type(operators[index]).__name__,
+        operator=operator_name(operators[index]),
         index=index,
         num_affinities=len(operators),
         heat=heat,
         strongest=strongest(heat, count),
         reach=None if reached is None else layout.on_image(reached.double()) > 0,
-        reach_is=reach_is,
-        groups=None if groups is None else layout.codes_on_image(groups),
-        groups_are=groups_are,
+        reach_is=affinity.reach_is,
+        groups=None if groups is None else layout.codes_on_image(groups[0].cpu()),
+        groups_are=operators[index].groups_are,
     )
 
 
@@ -115,19 +91,12 @@ class Layout:
     """Positions of the map per key, along a side."""
 
     @classmethod
-    def of(cls, affinity: Affinity, map_size: tuple[int, int], height: int, width: int) -> "Layout":
+    def of(cls, affinity: Affinity, height: int, width: int) -> "Layout":
         """
         Args:
-            map_size: height and width of the map of queries, where the affinity does not know them.
             height, width: size of the image; each is larger than what is added to it.
         """
-        cell = 1
-        if isinstance(affinity, PatchwiseAffinity):
-            map_size = affinity.height, affinity.width
-            cell = map_size[1] // affinity.factor.shape[-1]
-        elif isinstance(affinity, GroupedAffinity):
-            map_size = affinity.grouping.height, affinity.grouping.width
-        return cls(height, width, *map_size, factor=map_size[1] // width, cell=cell)
+        return cls(height, width, affinity.height, affinity.width, affinity.width // width, affinity.cell)
 
     def queries(self, x: int, y: int) -> Int[Tensor, " f2"]:
         """The positions of the map that belong to a pixel."""
@@ -153,61 +122,3 @@ def strongest(heat: Float[Tensor, "h w"], count: int) -> Int[Tensor, "n 2"]:
     ranked = heat.flatten().sort(descending=True, stable=True)
     places = ranked.indices[:count][ranked.values[:count] > 0]
     return torch.stack((places % heat.shape[1], places // heat.shape[1]), dim=1)
-
-
-@contextmanager
-def _map_sizes(network: Network) -> Iterator[dict[int, tuple[int, int]]]:
-    """Height and width of the maps on which affinities are matched, by id, while a network runs."""
-    sizes: dict[int, tuple[int, int]] = {}
-
-    def note(_: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, Affinity]) -> None:
-        height, width = inputs[0].shape[2:]
-        sizes[id(outputs[1])] = height, width
-
-    hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, SharedAttention)]
-    try:
-        yield sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _reach(affinity: Affinity, queries: Int[Tensor, " q"]) -> tuple[Bool[Tensor, " keys"] | None, str]:
-    """The keys that queries can draw on, in any round, image or head, and what they are called."""
-    reached = torch.zeros(affinity.num_keys, dtype=torch.bool)
-    if isinstance(affinity, HeadsAffinity):
-        affinity = affinity.affinity
-    if isinstance(affinity, ChunkedAffinity):
-        reached[_neighbourhood(affinity, queries)] = True
-        return reached, "in its window of sorted positions"
-    if isinstance(affinity, SetAffinity):
-        indices, present = affinity.key_set.indices, affinity.key_set.present
-        reached[(indices if present is None else indices[present]).flatten().cpu()] = True
-        return reached, "in the key set"
-    if isinstance(affinity, GroupedAffinity):
-        groups, _ = _groups(affinity, None)
-        assert groups is not None
-        return torch.isin(groups[0], groups[0, queries]), f"in its {affinity.grouping.layout}"
-    return None, "all"
-
-
-def _neighbourhood(affinity: ChunkedAffinity, queries: Int[Tensor, " q"]) -> Int[Tensor, " keys"]:
-    """The positions in the chunks of the queries and in those beside them; from the sort order rather than from the
-    weights, some of which round to zero."""
-    chunks = affinity.chunks
-    order, slots = chunks.order[0].cpu(), chunks.slots[0].cpu()
-    first = (slots[:, queries] // chunks.chunk_size - 1) * chunks.chunk_size
-    columns = (first[..., None] + torch.arange(3 * chunks.chunk_size)) % order.shape[1]
-    return order.gather(1, columns.flatten(1)).flatten()
-
-
-def _groups(affinity: Affinity, operator: Operator | None) -> tuple[Int[Tensor, "r keys"] | None, str]:
-    """The group of each key, in each round, and what groups are called."""
-    if isinstance(affinity, ChunkedAffinity):
-        return affinity.codes[0].cpu(), GROUPS.get(type(operator) if operator else Operator, "groups")
-    if isinstance(affinity, GroupedAffinity):
-        positions = affinity.grouping.positions()
-        numbers = torch.arange(len(positions))[:, None].expand_as(positions)
-        groups = numbers.new_zeros(1 + affinity.num_keys).scatter_(0, positions.flatten(), numbers.flatten())
-        return groups[None, 1:], f"{affinity.grouping.layout}s"
-    return None, ""

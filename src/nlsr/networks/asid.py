@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nlsr.attention import Affinity, Keep, Operator
 from nlsr.attention.affinity import matching_dtype
 from nlsr.attention.channel import ChannelAttention
-from nlsr.attention.shared_window import Layout, SharedWindow, SharedWindowAttention
+from nlsr.attention.shared_window import Layout, SharedGrid, SharedWindow, SharedWindowAttention
 from nlsr.errors import ShapeError
 from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, check_low_res
@@ -205,7 +205,8 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, *, layout: Layout, matches: bool) -> None:
         super().__init__()
-        operator = SharedWindow(channels, layout=layout, side=SIDE) if matches else None
+        kind = {"window": SharedWindow, "grid": SharedGrid}[layout]
+        operator = kind(channels, side=SIDE) if matches else None
         self.attention = SharedWindowAttention(channels, operator)
         self.feed_forward = GatedFeedForward(channels)
 

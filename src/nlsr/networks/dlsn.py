@@ -61,12 +61,10 @@ class DLSN(Network):
         return self.upsample(shallow + self.fuse(deep)) + mean
 
     def bytes_per_pixel(self) -> int:
-        """The greater of two: feature maps, one affinity and its scores, and what the upsampler makes; measured."""
-        config = self.config
-        embedding, rounds, chunk = config.channels // config.reduction, config.rounds, config.chunk_size
-        features = (6 + rounds) * config.channels + (1 + 2 * rounds) * embedding
-        attention = features + rounds * (3 * chunk + 8) + (1 + rounds) * chunk
-        return 4 * max(attention, upsampling_values(config.channels, config.scale))
+        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
+        channels = self.config.channels
+        held = max(operator.floats_per_position(channels) for operator in self.operators())
+        return 4 * max(6 * channels + held, upsampling_values(channels, self.scale))
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, LearnableGroup)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from nlsr.attention import EfficientContrastive, SharedAttention
 from nlsr.networks.interleaved import InterleavedNetwork
-from nlsr.networks.parts import upsampling_values
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,3 @@ class ENLCN(InterleavedNetwork):
             seed=seed,
         )
         return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
-
-    def bytes_per_pixel(self) -> int:
-        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
-        config = self.config
-        affinity = 2 * config.num_features + 2 * config.channels // config.reduction
-        return 4 * max(6 * config.channels + affinity, upsampling_values(config.channels, config.scale))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nlsr.attention import Keep, Operator, SharedAttention
 from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
-from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour
+from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour, upsampling_values
 
 BLOCKS_BETWEEN = 8
 """Residual blocks from one attention to the next."""
@@ -48,6 +48,12 @@ class InterleavedNetwork(Network):
             else:
                 deep = part(deep)
         return self.upsample(shallow + self.fuse(deep)) + mean
+
+    def bytes_per_pixel(self) -> int:
+        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
+        channels = self.config.channels
+        held = max(operator.floats_per_position(channels) for operator in self.operators())
+        return 4 * max(6 * channels + held, upsampling_values(channels, self.scale))
 
     def operators(self) -> list[Operator]:
         return [part.operator for part in self.body if isinstance(part, SharedAttention) and part.operator]

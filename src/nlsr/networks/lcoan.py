@@ -3,29 +3,17 @@
 Source: arXiv 2404.04922. One attention can be exchanged for another, or left out, to see what it brings.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import (
-    Affinity,
-    Draws,
-    EfficientContrastive,
-    GlobalLearnable,
-    Keep,
-    LearnableSparsePattern,
-    Leverage,
-    NonLocal,
-    NonLocalSparse,
-    Operator,
-    SharedAttention,
-)
-from nlsr.attention.dense import embedding_width
+from nlsr.attention import Affinity, Draws, Keep, Operator, SharedAttention, build_operator
 from nlsr.attention.learnable_collaborative import Learning
+from nlsr.attention.registry import operator_class
+from nlsr.errors import ShapeError
 from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
 from nlsr.networks.parts import (
     DirectUpsampler,
@@ -35,8 +23,6 @@ from nlsr.networks.parts import (
     mean_colour,
     upsampling_values,
 )
-
-Attention = Literal["kmeans", "hash", "superbit", "kernel", "leverage", "dense", "none"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +36,17 @@ class LCoANConfig:
     """Residual blocks per group."""
     residual_scale: float = 0.1
     """Factor of what each attention and each group adds."""
-    operator: Attention = "kmeans"
+    operator: str = "kmeans"
+    """A name in `nlsr.attention.OPERATORS`, or "none"."""
+    operator_settings: dict[str, Any] = field(default_factory=dict)
+    """Further keywords of the operator, which outrank the fields below."""
     share: bool = True
     """One affinity for all groups; otherwise each group matches its own."""
     reduction: int = 1
     """The embedding that is matched has channels / reduction entries."""
     num_clusters: int = 128
-    window_size: int = 384
+    chunk_size: int = 384
+    """Sorted positions per chunk; each draws on three chunks."""
     rounds: int = 1
     num_keys: int = 128
     """The set that all positions draw on, for `leverage`."""
@@ -65,6 +55,11 @@ class LCoANConfig:
     upsampler: Literal["edsr", "direct"] = "edsr"
     image_skip: bool = False
     """Learn the difference to the enlarged input (nearest neighbour) instead of the image."""
+
+    def __post_init__(self) -> None:
+        """Raises: UsageError for an operator that is not known."""
+        if self.operator != "none":
+            operator_class(self.operator)
 
 
 def lcoan(scale: int) -> LCoANConfig:
@@ -84,7 +79,7 @@ def lcoan_light(scale: int) -> LCoANConfig:
         num_blocks=2,
         residual_scale=1.0,
         reduction=4,
-        window_size=64,
+        chunk_size=64,
         centroid_decay=0.99,
         upsampler="direct",
         image_skip=True,
@@ -131,17 +126,12 @@ class LCoAN(Network):
     def bytes_per_pixel(self) -> int:
         """The greater of two: feature maps and the stored affinity, and what the upsampler makes; measured."""
         config = self.config
-        embedding, rounds = config.channels // config.reduction, config.rounds
-        affinity = 3 * embedding
-        if config.operator in ("kmeans", "hash", "superbit"):
-            affinity = (1 + 2 * rounds) * embedding + rounds * (3 * config.window_size + 8)
-        elif config.operator == "leverage":
-            affinity = 2 * embedding + config.num_keys
+        held = max((operator.floats_per_position(config.channels) for operator in self.operators()), default=0)
         if config.upsampler == "direct":
             upsampled = 6 * (config.channels + config.scale**2)
         else:
             upsampled = upsampling_values(config.channels, config.scale)
-        return 4 * max(8 * config.channels + affinity, upsampled)
+        return 4 * max(7 * config.channels + held, upsampled)
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, Group)]
@@ -157,7 +147,7 @@ class Group(nn.Module):
         self.attention: SharedAttention | None = None
         self.matches = config.operator != "none" and (index == 0 or not config.share)
         if config.operator != "none":
-            operator = OPERATORS[config.operator](config, index) if self.matches else None
+            operator = _operator(config, index) if self.matches else None
             self.attention = SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
             # Attention starts as the identity: with random values it was 0.8 dB behind the network without attention
             # after the first thousand steps.
@@ -175,56 +165,14 @@ class Group(nn.Module):
         return features + self.residual_scale * self.fuse(refined), affinity
 
 
-def _kmeans(config: LCoANConfig, _: int) -> Operator:
-    return LearnableSparsePattern(
-        config.channels,
-        reduction=config.reduction,
-        num_clusters=config.num_clusters,
-        window_size=config.window_size,
-        rounds=config.rounds,
-        decay=config.centroid_decay,
-        learning=config.centroid_learning,
-    )
+def _operator(config: LCoANConfig, index: int) -> Operator:
+    """The operator of a group.
 
-
-def _hash(config: LCoANConfig, index: int) -> Operator:
-    return NonLocalSparse(
-        config.channels,
-        reduction=config.reduction,
-        chunk_size=config.window_size,
-        rounds=config.rounds,
-        seed=index,
-    )
-
-
-def _superbit(config: LCoANConfig, index: int) -> Operator:
-    return GlobalLearnable(
-        config.channels,
-        reduction=config.reduction,
-        chunk_size=config.window_size,
-        rounds=config.rounds,
-        seed=index,
-    )
-
-
-def _kernel(config: LCoANConfig, index: int) -> Operator:
-    return EfficientContrastive(config.channels, reduction=config.reduction, seed=index)
-
-
-def _leverage(config: LCoANConfig, _: int) -> Operator:
-    width = embedding_width(config.channels, config.reduction)
-    return Leverage(config.channels, width=width, num_keys=config.num_keys)
-
-
-def _dense(config: LCoANConfig, _: int) -> Operator:
-    return NonLocal(config.channels, reduction=config.reduction)
-
-
-OPERATORS: dict[str, Callable[[LCoANConfig, int], Operator]] = {
-    "kmeans": _kmeans,
-    "hash": _hash,
-    "superbit": _superbit,
-    "kernel": _kernel,
-    "leverage": _leverage,
-    "dense": _dense,
-}
+    Raises: ShapeError if what it draws is of another size.
+    """
+    known, wanted = vars(config) | {"seed": index}, operator_class(config.operator).network_settings
+    settings = {name: known[name] for name in wanted if name in known} | config.operator_settings
+    operator = build_operator(config.operator, config.channels, settings)
+    if operator.scale != 1:
+        raise ShapeError(f"operator '{config.operator}' enlarges what it draws, which no group can add to its features")
+    return operator

@@ -11,4 +11,4 @@ from nlsr.networks.lcoan import LCoANConfig, lcoan_light
 
 def levn(scale: int) -> LCoANConfig:
     """`lcoan_light` with a set of 128 keys: one matching and three reusing attentions."""
-    return replace(lcoan_light(scale), operator="leverage", num_keys=128)
+    return replace(lcoan_light(scale), operator="leverage")

@@ -4,12 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
+from statistics import fmean
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from nlsr.attention import (
     Affinity,
     Draws,
@@ -20,6 +22,9 @@ from nlsr.attention import (
     SharedAttention,
     contrastive_loss,
 )
+=======
+from nlsr.attention import Affinity, Draws, Keep, Operator
+>>>>>>> 6f99a80 (Operators and affinities say everything of themselves, and have one name each: nobody outside the room asks for a class, and anybody's operator can be registered; old names are translated in one table)
 from nlsr.errors import ShapeError
 from nlsr.networks.configs import check_config
 
@@ -122,6 +127,7 @@ class Network(nn.Module, ABC):
         """Those that matched the affinities of a trace, in the same order."""
         return []
 
+<<<<<<< HEAD
     def _attentions(self) -> list[SharedAttention]:
         return [module for module in self.modules() if isinstance(module, SharedAttention)]
 
@@ -132,18 +138,20 @@ class Network(nn.Module, ABC):
 
     def contrastive_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
         """The loss of each attention with random features of a traced batch, in order; empty if there is none.
+=======
+    def attention_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
+        """The losses that operators have of their own, of a traced batch, in order; empty if there is none.
+>>>>>>> 6f99a80 (Operators and affinities say everything of themselves, and have one name each: nobody outside the room asks for a class, and anybody's operator can be registered; old names are translated in one table)
 
-        ENLCN's published training adds 0.001 times their mean to L1.
+        ENLCN's is contrastive; its published training adds 0.001 times their mean to L1.
         """
-        affinities = [affinity for affinity in trace.affinities if isinstance(affinity, KernelAffinity)]
-        losses = [contrastive_loss(affinity.query, affinity.key) for affinity in affinities]
+        found = [operator.loss(affinity) for operator, affinity in self._matched(trace)]
+        losses = [loss for loss in found if loss is not None]
         return torch.stack(losses) if losses else trace.upscaled.new_zeros(0)
 
     def observe(self, trace: Trace) -> Observed:
         """What `learn` needs of a traced batch or part of a batch; holds no graph and no weights of affinities."""
-        return [
-            operator.observe(affinity) for operator, affinity in zip(self.operators(), trace.affinities, strict=True)
-        ]
+        return [operator.observe(affinity) for operator, affinity in self._matched(trace)]
 
     def learn(self, *observed: Observed, generator: torch.Generator) -> None:
         """Let the operators learn from a batch what no gradient reaches; for the training loop, after a step.
@@ -157,11 +165,19 @@ class Network(nn.Module, ABC):
             if whole:
                 operator.learn(*whole, generator=generator)
 
+    def fit(self, observed: Observed) -> dict[str, float]:
+        """How well what operators learned fits a part of a batch: means over all that have something to say."""
+        found = [operator.fit(*each) for operator, each in zip(self.operators(), observed, strict=True) if each]
+        names = dict.fromkeys(name for numbers in found for name in numbers)
+        return {name: fmean(numbers[name] for numbers in found if name in numbers) for name in names}
+
     def redraw(self, generator: torch.Generator) -> None:
         """New directions, from a CPU generator, for the attentions whose random directions belong to the weights."""
         for operator in self.operators():
-            if isinstance(operator, EfficientContrastive):
-                operator.redraw(generator)
+            operator.redraw(generator)
+
+    def _matched(self, trace: Trace) -> Iterator[tuple[Operator, Affinity]]:
+        return zip(self.operators(), trace.affinities, strict=True)
 
 
 def _forget(affinity: Affinity) -> None:

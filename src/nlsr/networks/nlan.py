@@ -62,10 +62,10 @@ class NLAN(Network):
         return self.upsample(shallow + self.fuse(deep)) + mean
 
     def bytes_per_pixel(self) -> int:
-        """The greater of two: feature maps, queries and keys, and what the upsampler makes; measured."""
-        config = self.config
-        embedded = 2 * config.channels // config.reduction
-        return 4 * max(6 * config.channels + embedded, upsampling_values(config.channels, config.scale))
+        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
+        channels = self.config.channels
+        held = max(operator.floats_per_position(channels) for operator in self.operators())
+        return 4 * max(6 * channels + held, upsampling_values(channels, self.scale))
 
     def operators(self) -> list[Operator]:
         attentions = [group.attention for group in self.groups if isinstance(group, NonLocalGroup)]

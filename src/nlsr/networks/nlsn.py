@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from nlsr.attention import NonLocalSparse, SharedAttention
 from nlsr.networks.interleaved import InterleavedNetwork
-from nlsr.networks.parts import upsampling_values
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,3 @@ class NLSN(InterleavedNetwork):
             seed=seed,
         )
         return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
-
-    def bytes_per_pixel(self) -> int:
-        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
-        config = self.config
-        embedding, rounds = config.channels // config.reduction, config.rounds
-        features = (6 + rounds) * config.channels + (1 + 2 * rounds) * embedding
-        attention = features + rounds * (3 * config.chunk_size + 8)
-        return 4 * max(attention, upsampling_values(config.channels, config.scale))

@@ -118,9 +118,9 @@ def _patches(data: DataSection) -> Iterator[str]:
 
 
 def _losses(losses: LossesSection) -> str:
-    weights = {name: weight for name, weight in losses if weight and name != "contrastive_after"}
+    weights = {name: weight for name, weight in losses if weight and name != "attention_after"}
     words = " + ".join(f"{'' if weight == 1 else f'{weight:g} '}{name}" for name, weight in weights.items())
-    return words + (f", contrastive from step {losses.contrastive_after:,}" if losses.contrastive_after else "")
+    return words + (f", attention from step {losses.attention_after:,}" if losses.attention_after else "")
 
 
 def _batches(recipe: Recipe) -> str:

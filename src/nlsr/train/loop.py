@@ -119,8 +119,8 @@ class Training(lightning.LightningModule):
         weights = self.recipe.training.losses
         upscaled = trace.upscaled.to(high_res.dtype)
         terms = {name: loss(upscaled, high_res) for name, loss in PIXEL_LOSSES.items() if getattr(weights, name)}
-        if weights.contrastive and self.global_step >= weights.contrastive_after:
-            terms["contrastive"] = self.network.contrastive_losses(trace).mean()
+        if weights.attention and self.global_step >= weights.attention_after:
+            terms["attention"] = self.network.attention_losses(trace).mean()
         if taught is not None:
             terms["distillation"] = F.l1_loss(upscaled, taught)
         return terms

@@ -12,7 +12,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from nlsr.attention import LearnableSparsePattern
 from nlsr.errors import Interrupted, NlsrError, TrainingError
 from nlsr.networks import Network
 from nlsr.train.checkpoints import Checkpoints
@@ -108,7 +107,7 @@ class Milestones(Callback):
             save_network(self.folder / BEST, network, card={"step": step, "psnr": round(score, 3)})
         module.best = max(module.best, score)
         numbers = {"psnr": score, "rate": _rate(trainer, module), **module.shown, "steps_per_second": pace}
-        numbers |= _clusters(module)
+        numbers |= module.network.fit(module.observed[-1])
         texts = {name: f"{value:.4g}" if name == "rate" else f"{value:.4f}" for name, value in numbers.items()}
         row = {"step": str(step), "hours": f"{module.seconds / 3600:.4f}", "loss": f"{module.shown['loss']:.5f}"}
         add_to_curve(self.folder / "curve.csv", row | {name: text for name, text in texts.items() if name not in row})
@@ -166,13 +165,3 @@ def _rate(trainer: lightning.Trainer, module: "Training") -> float:
 
 def _mean_of_ranks(trainer: lightning.Trainer, value: float) -> float:
     return float(trainer.strategy.reduce(torch.tensor(value, device=trainer.strategy.root_device), reduce_op="mean"))
-
-
-def _clusters(module: "Training") -> dict[str, float]:
-    """How well k-means clusters fit the last part of the batch of this step: mean cosine and entropy, over all."""
-    pairs = zip(module.network.operators(), module.observed[-1], strict=True)
-    fits = [one.kmeans.goodness(*observed) for one, observed in pairs if isinstance(one, LearnableSparsePattern)]
-    if not fits:
-        return {}
-    cosine, entropy = (sum(values) / len(fits) for values in zip(*fits, strict=True))
-    return {"cluster_cosine": cosine, "cluster_entropy": entropy}

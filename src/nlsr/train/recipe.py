@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from nlsr.attention import EfficientContrastive, SharedAttention
-from nlsr.errors import NlsrError, RecipeError, ShapeError
+from nlsr.attention import SharedAttention
+from nlsr.errors import NlsrError, RecipeError
 from nlsr.networks import NETWORKS, PRESETS, configure
 from nlsr.settings import parse_value
 from nlsr.train.data import AugmentationSection, DegradationSection
-from nlsr.train.section import Positive, Section
+from nlsr.train.section import Positive, Section, named_today
 
 CHECKPOINT = "last.ckpt"
 """In the folder of a run."""
@@ -34,6 +34,12 @@ class NetworkSection(BaseModel):
     scale: Literal[2, 3, 4]
     """How many times larger the network makes an image: 2, 3 or 4."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _under_names_of_today(cls, values: Any) -> Any:
+        preset = PRESETS.get(str(values.get("preset"))) if isinstance(values, dict) else None
+        return named_today(type(preset(4)).__name__, values) if preset else values
+
     def config(self) -> Any:
         """Raises: RecipeError for an unknown preset or config field."""
         if self.preset not in PRESETS:
@@ -46,7 +52,7 @@ class NetworkSection(BaseModel):
         values = {name: getattr(config, name) for name in fields}
         try:
             return configure(type(config), values | (self.model_extra or {}))
-        except ShapeError as error:
+        except NlsrError as error:
             raise RecipeError(f"network.{error}") from error
 
 
@@ -103,10 +109,10 @@ class LossesSection(Section):
     """Mean of sqrt(error^2 + 1e-6): absolute error, smooth at zero."""
     frequency: float = Field(default=0.0, ge=0)
     """Mean absolute error of the real and imaginary parts of the orthonormal spectrum."""
-    contrastive: float = Field(default=0.0, ge=0)
-    """The mean contrastive loss of the attentions with random features, as ENLCN is trained."""
-    contrastive_after: int = Field(default=0, ge=0)
-    """Steps before the contrastive loss counts."""
+    attention: float = Field(default=0.0, ge=0)
+    """The mean of the losses that operators have of their own: the contrastive one of ENLCN."""
+    attention_after: int = Field(default=0, ge=0)
+    """Steps before the losses of operators count."""
     distillation: float = Field(default=0.0, ge=0)
     """Mean absolute difference to what `training.teacher` makes of the plain low-res images, at the same places."""
 
@@ -114,8 +120,8 @@ class LossesSection(Section):
     def _check(self) -> "LossesSection":
         if not any((self.l1, self.mse, self.charbonnier, self.frequency, self.distillation)):
             raise ValueError("expected a weight above zero for l1, mse, charbonnier, frequency or distillation")
-        if self.contrastive_after and not self.contrastive:
-            raise ValueError("contrastive_after needs contrastive above zero")
+        if self.attention_after and not self.attention:
+            raise ValueError("attention_after needs attention above zero")
         return self
 
 
@@ -251,10 +257,13 @@ class Recipe(Section):
             except NlsrError as error:
                 raise RecipeError(f"network: {error}") from error
         settings = self.training
-        wanted = {"losses.contrastive": settings.losses.contrastive, "redraw_every": settings.redraw_every}
-        if any(wanted.values()) and not any(isinstance(one, EfficientContrastive) for one in network.operators()):
-            key = next(name for name, value in wanted.items() if value)
-            raise RecipeError(f"training.{key}: {self.network.preset} has no attention with random features; remove it")
+        for key, wanted, method in (
+            ("losses.attention", settings.losses.attention, "loss"),
+            ("redraw_every", settings.redraw_every, "redraw"),
+        ):
+            if wanted and not any(operator.has_own(method) for operator in network.operators()):
+                lacks = {"loss": "a loss of its own", "redraw": "random directions to draw anew"}[method]
+                raise RecipeError(f"training.{key}: {self.network.preset} has no attention with {lacks}; remove it")
         if settings.joined_patches > 1 and self.network.preset == "csnln":
             raise RecipeError(
                 "training.joined_patches: the cross-scale attention of csnln stays within a patch; remove it"

@@ -19,7 +19,7 @@ def load(model: str | Path, **settings: Any) -> Network:
     Files may be ours or as published by the authors of a network.
 
     Args:
-        settings: fields of the config that a published file does not determine (`window_size`, `residual_scale`, the
+        settings: fields of the config that a published file does not determine (`chunk_size`, `residual_scale`, the
             `scale` of PAN at x2 and x3), where they should differ from the published values.
     Raises: CheckpointError if there is no such name or file, or if the file does not fit; each mismatch is named.
     """

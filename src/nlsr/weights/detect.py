@@ -10,6 +10,7 @@ import torch
 from nlsr.errors import CheckpointError, NlsrError
 from nlsr.networks import NETWORKS, Network, configure
 from nlsr.networks.parts import DIV2K_MEAN
+from nlsr.renamed import translated
 from nlsr.weights.checkpoint import mismatches, shorten
 from nlsr.weights.published import PUBLISHED, Rules, Tensors
 
@@ -54,11 +55,12 @@ def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]
     """The network of a published file, in eval mode.
 
     Args:
-        settings: values for what the tensors do not determine (window size, residual scale, PAN's scale 2 or 3), in
+        settings: values for what the tensors do not determine (chunk size, residual scale, PAN's scale 2 or 3), in
             place of the published ones.
     Raises: CheckpointError if the file is of no known network or does not fit it; every mismatch is named.
     """
     detected = detect(path, tensors)
+    settings = translated(NETWORKS[detected.network][0].__name__, settings)
     _check_settings(path, detected, settings)
     config_type, network_type = NETWORKS[detected.network]
     try:

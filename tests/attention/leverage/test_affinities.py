@@ -202,7 +202,7 @@ SIZES = [(1, 1), (1, 7), (5, 7), (9, 11)]
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
 def test_with_as_many_keys_as_positions_the_block_is_full_attention(size, batch, heads):
-    operator = Leverage(8, width=4, num_keys=size[0] * size[1], heads=heads)
+    operator = Leverage(8, num_keys=size[0] * size[1], heads=heads)
     block = SharedAttention(8, operator, residual_scale=0.3).double()
     features = tokens(batch, 8, *size)
     query, key, values = (
@@ -218,7 +218,7 @@ def test_with_as_many_keys_as_positions_the_block_is_full_attention(size, batch,
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("keep", KEEPS)
 def test_each_image_and_head_draws_on_its_own_set(keep, heads):
-    operator = Leverage(8, width=4, num_keys=6, heads=heads).double()
+    operator = Leverage(8, num_keys=6, heads=heads).double()
     features = tokens(3, 8, 5, 7)
     affinity = operator.match(features, keep=keep)
     keys = operator.key(features).flatten(2).mT
@@ -231,7 +231,7 @@ def test_each_image_and_head_draws_on_its_own_set(keep, heads):
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_an_image_alone_and_in_a_batch_draws_on_the_same_positions(heads):
-    operator = Leverage(8, width=4, num_keys=6, heads=heads, regular_share=0.5)
+    operator = Leverage(8, num_keys=6, heads=heads, regular_share=0.5)
     batch = tokens(3, 8, 13, 6, dtype=torch.float32)
     together = operator.match(batch).dense().unflatten(0, (3, heads))
     for i in range(3):
@@ -241,7 +241,7 @@ def test_an_image_alone_and_in_a_batch_draws_on_the_same_positions(heads):
 
 
 def test_a_regular_share_brings_in_positions_that_do_not_depend_on_the_keys():
-    operator = Leverage(8, width=4, num_keys=8, regular_share=0.5)
+    operator = Leverage(8, num_keys=8, regular_share=0.5)
     regular = set(spread_positions(9, 10, 4).tolist())
     assert len(regular) == 4
     sets = []
@@ -265,7 +265,7 @@ def test_an_affinity_is_shared_with_gradients_and_without():
     results = []
     for keep in KEEPS:
         torch.manual_seed(0)
-        first = SharedAttention(8, Leverage(8, width=4, num_keys=6, heads=2)).double()
+        first = SharedAttention(8, Leverage(8, num_keys=6, heads=2)).double()
         second = SharedAttention(8).double()
         features = tokens(2, 8, 9, 7).requires_grad_()
         output, affinity = first(features, keep=keep)
@@ -279,12 +279,12 @@ def test_an_affinity_is_shared_with_gradients_and_without():
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match="heads that divide 4 channels, got 3"):
-        Leverage(8, width=4, heads=3)
+        Leverage(8, heads=3)
     with pytest.raises(ShapeError, match="num_keys >= 1"):
-        Leverage(8, width=4, num_keys=0)
+        Leverage(8, num_keys=0)
     with pytest.raises(ShapeError, match=r"regular_share 1\.5"):
-        Leverage(8, width=4, regular_share=1.5)
-    affinity = Leverage(8, width=4, heads=2).match(tokens(1, 8, 3, 3, dtype=torch.float32))
+        Leverage(8, regular_share=1.5)
+    affinity = Leverage(8, heads=2).match(tokens(1, 8, 3, 3, dtype=torch.float32))
     with pytest.raises(ShapeError, match="heads that divide 5 channels, got 2"):
         affinity.aggregate(tokens(1, 9, 5, dtype=torch.float32))
     with pytest.raises(ShapeError, match="heads that divide 10 channels, got 4"):

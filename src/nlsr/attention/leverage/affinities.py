@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,11 +29,19 @@ Denominator = Literal["exact", "restricted"]
 class SetAffinity(Affinity):
     """What affinities on a set share. *stored* keeps queries * set weights, *recomputed* makes them in blocks."""
 
+    reach_is = "in the key set"
+
     def __init__(
-        self, query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"], key_set: KeySet, *, keep: Keep
+        self,
+        query: Float[Tensor, "b q d"],
+        key: Float[Tensor, "b k d"],
+        key_set: KeySet,
+        *,
+        keep: Keep,
+        size: tuple[int, int] | None = None,
     ) -> None:
+        super().__init__(query.shape[1], key.shape[1], size=size)
         self.query, self.key_set = query, key_set
-        self.num_queries, self.num_keys = query.shape[1], key.shape[1]
         chosen = key_set.gather(key)
         self._on_set = (chosen,) if key_set.present is None else (chosen, key_set.present)
         self._stored = self._weights(query, *self._on_set) if keep == "stored" else None
@@ -52,6 +60,12 @@ class SetAffinity(Affinity):
         weights = self._weights(self.query[:, queries.to(self.query.device)], *self._on_set)
         return self.key_set.scatter(weights, self.num_keys)
 
+    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
+        indices, present = self.key_set.indices, self.key_set.present
+        reached = torch.zeros(self.num_keys, dtype=torch.bool)
+        reached[(indices if present is None else indices[present]).flatten().cpu()] = True
+        return reached
+
     @abstractmethod
     def _weights(self, query: Tensor, key: Tensor, present: Tensor | None = None) -> Tensor:
         """(b, q, d), (b, r, d), (b, r) -> (b, q, r): how strongly queries draw on the keys of their image's set."""
@@ -68,13 +82,15 @@ class KeySetAffinity(SetAffinity):
         *,
         scale: float,
         keep: Keep = "recomputed",
+        size: tuple[int, int] | None = None,
     ) -> None:
         """
         Args:
             scale: factor of the scores; d^(-1/2) in transformers.
+            size: see `Affinity`.
         """
         dtype = matching_dtype(query.dtype)
-        super().__init__(scale * query.to(dtype), key.to(dtype), key_set, keep=keep)
+        super().__init__(scale * query.to(dtype), key.to(dtype), key_set, keep=keep, size=size)
 
     def _weights(self, query: Tensor, key: Tensor, present: Tensor | None = None) -> Tensor:
         scores = _scores(query, key)
@@ -136,8 +152,8 @@ class HeadsAffinity(Affinity):
         Args:
             affinity: the affinity of all images and heads, folded into the batch.
         """
+        super().__init__(affinity.num_queries, affinity.num_keys, size=(affinity.height, affinity.width))
         self.affinity, self.heads = affinity, heads
-        self.num_queries, self.num_keys = affinity.num_queries, affinity.num_keys
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         """Raises: ShapeError if the channels cannot be shared out equally."""
@@ -145,6 +161,16 @@ class HeadsAffinity(Affinity):
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b_heads q keys"]:
         return self.affinity.rows(queries)
+
+    @property
+    def reach_is(self) -> str:  # type: ignore[override]
+        return self.affinity.reach_is
+
+    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"] | None:
+        return self.affinity.reach(queries)
+
+    def groups(self) -> Int[Tensor, "b_heads r keys"] | None:
+        return self.affinity.groups()
 
 
 def split_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b_heads l part"]:

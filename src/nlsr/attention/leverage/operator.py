@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, to_tokens
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, to_tokens
+from nlsr.attention.dense import DenseAffinity, embedding_width
 from nlsr.attention.leverage.affinities import HeadsAffinity, KeySetAffinity, check_heads, split_heads
 from nlsr.attention.leverage.scores import leverage_scores
 from nlsr.attention.leverage.selection import KeySet, top_r
@@ -20,19 +21,22 @@ class Leverage(Operator):
     Source: arXiv 2410.05462; the paper's guarantee is for powers, not for this softmax.
     """
 
+    network_settings = ("reduction", "num_keys")
+
     def __init__(
-        self, channels: int, *, width: int, num_keys: int = 64, heads: int = 1, regular_share: float = 0.0
+        self, channels: int, *, reduction: int = 2, num_keys: int = 128, heads: int = 1, regular_share: float = 0.0
     ) -> None:
         """
         Args:
             channels: number of channels of the features.
-            width: entries of queries and keys.
+            reduction: queries and keys have channels / reduction entries; must divide.
             num_keys: in the set; all positions of a smaller map.
             heads: equal parts of queries, keys and values, each with a set of its own; must divide.
             regular_share: share of the set, in [0, 1], that is spread evenly over the map, not chosen by leverage.
         Raises: ShapeError if sizes do not fit each other.
         """
         super().__init__()
+        width = embedding_width(channels, reduction)
         check_heads(width, heads)
         if num_keys < 1 or not 0 <= regular_share <= 1:
             raise ShapeError(
@@ -48,11 +52,25 @@ class Leverage(Operator):
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
     ) -> Affinity:
         """Nothing is drawn. *stored* keeps positions * num_keys * heads weights."""
-        query, key = (split_heads(to_tokens(embed(features)), self.heads) for embed in (self.query, self.key))
+        query, key = self._embed(features)
+        size = map_size(features)
         affinity = KeySetAffinity(
-            query, key, self._choose(key, *features.shape[2:]), scale=query.shape[2] ** -0.5, keep=keep
+            query, key, self._choose(key, *size), scale=query.shape[2] ** -0.5, keep=keep, size=size
         )
         return affinity if self.heads == 1 else HeadsAffinity(affinity, self.heads)
+
+    def floats_per_position(self, channels: int) -> int:
+        return 2 * self.query.out_channels + self.heads * self.num_keys + channels
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity:
+        query, key = self._embed(features)
+        exact = DenseAffinity(query * query.shape[2] ** -0.5, key, size=map_size(features))
+        return exact if self.heads == 1 else HeadsAffinity(exact, self.heads)
+
+    def _embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys of each head."""
+        query, key = (split_heads(to_tokens(embed(features)), self.heads) for embed in (self.query, self.key))
+        return query, key
 
     def _choose(self, key: Tensor, height: int, width: int) -> KeySet:
         scores = leverage_scores(key)
