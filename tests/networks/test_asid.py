@@ -104,7 +104,8 @@ def test_gradients_equal_those_of_plain_matrices_in_every_group(keep):
 
     class Plain(Affinity):
         def __init__(self, affinity):
-            self.matrix, self.num_queries = affinity.dense(), affinity.num_queries
+            super().__init__(affinity.num_queries, size=(affinity.height, affinity.width))
+            self.matrix = affinity.dense()
 
         def aggregate(self, values):
             return self.matrix @ values
