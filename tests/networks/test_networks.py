@@ -291,7 +291,7 @@ def holding(config, **values):
         (lambda: PAN(PANConfig(1)), "expected a scale of 2, 3 or 4, got 1"),
         (
             lambda: LCoAN(holding(LCoANConfig(4), operator="attention")),
-            "operator: expected 'kmeans', .*got 'attention'",
+            "operator: expected one of kmeans, .*got 'attention'",
         ),
         (
             lambda: LCoAN(holding(LCoANConfig(4), upsampler="nearest")),

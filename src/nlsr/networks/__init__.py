@@ -18,7 +18,6 @@ from nlsr.networks.nlan import NLAN, NLANConfig, nlan
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
 from nlsr.networks.smfanet import SMFANet, SMFANetConfig, smfanet, smfanet_plus
-from nlsr.renamed import translated
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "asid": (ASIDConfig, ASID),
@@ -52,46 +51,15 @@ PRESETS: dict[str, Callable[[int], Any]] = {
 """Name -> function of the scale that returns a config."""
 
 
-<<<<<<< HEAD
 def name_of(network: nn.Module) -> str:
     """The name under which a network's class is known.
-=======
-def configure(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A config of values that a file or a person gave, under names of today or of before.
->>>>>>> 6f99a80 (Operators and affinities say everything of themselves, and have one name each: nobody outside the room asks for a class, and anybody's operator can be registered; old names are translated in one table)
 
     Raises: UsageError for anything that is no network of `NETWORKS`.
     """
-<<<<<<< HEAD
     for name, (_, kind) in NETWORKS.items():
         if type(network) is kind:
             return name
     raise UsageError(f"expected a network of nlsr ({', '.join(NETWORKS)}), got {type(network).__name__}")
-=======
-    from pydantic import TypeAdapter, ValidationError
-
-    values = translated(kind.__name__, values)
-    fields = [field.name for field in dataclasses.fields(kind)]
-    problems = [f"{name}: unknown; known are {', '.join(fields)}" for name in values if name not in fields]
-    try:
-        config = TypeAdapter(kind).validate_python({name: values[name] for name in values if name in fields})
-    except ValidationError as error:
-        for each in error.errors():
-            message = each["msg"].replace("Input should be", "expected", 1)
-            problems.append(f"{'.'.join(map(str, each['loc']))}: {message}, got {each['input']!r}")
-    else:
-        for name, value in vars(config).items():
-            if type(value) is int and value < 1:
-                problems.append(f"{name}: expected a whole number above zero, got {value}")
-    if problems:
-        raise ShapeError("; ".join(problems))
-    return config
-
-
-def name_of(network: Network) -> str:
-    """The name under which a network's class is known."""
-    return next(name for name, (_, kind) in NETWORKS.items() if type(network) is kind)
->>>>>>> 6f99a80 (Operators and affinities say everything of themselves, and have one name each: nobody outside the room asks for a class, and anybody's operator can be registered; old names are translated in one table)
 
 
 __all__ = [

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
-from nlsr.errors import ShapeError
+from nlsr.errors import ShapeError, UsageError
+from nlsr.renamed import translated
 
 
 def configure(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A config of these values.
+    """A config of these values, under names of today or of before.
 
     Args:
         kind: the dataclass of the config.
@@ -15,6 +16,7 @@ def configure(kind: type[Any], values: dict[str, Any]) -> Any:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    values = translated(kind.__name__, values)
     fields = [field.name for field in dataclasses.fields(kind)]
     problems = [f"{name}: unknown; known are {', '.join(fields)}" for name in values if name not in fields]
     try:
@@ -23,6 +25,8 @@ def configure(kind: type[Any], values: dict[str, Any]) -> Any:
         for each in error.errors():
             message = each["msg"].replace("Input should be", "expected", 1)
             problems.append(f"{'.'.join(map(str, each['loc']))}: {message}, got {each['input']!r}")
+    except UsageError as error:  # an operator that is not known
+        problems.append(str(error))
     else:
         for name, value in vars(config).items():
             if type(value) is int and value < 1:

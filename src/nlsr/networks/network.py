@@ -11,20 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from nlsr.attention import (
-    Affinity,
-    Draws,
-    EfficientContrastive,
-    Keep,
-    KernelAffinity,
-    Operator,
-    SharedAttention,
-    contrastive_loss,
-)
-=======
-from nlsr.attention import Affinity, Draws, Keep, Operator
->>>>>>> 6f99a80 (Operators and affinities say everything of themselves, and have one name each: nobody outside the room asks for a class, and anybody's operator can be registered; old names are translated in one table)
+from nlsr.attention import Affinity, Draws, Keep, Operator, SharedAttention
 from nlsr.errors import ShapeError
 from nlsr.networks.configs import check_config
 
@@ -127,7 +114,6 @@ class Network(nn.Module, ABC):
         """Those that matched the affinities of a trace, in the same order."""
         return []
 
-<<<<<<< HEAD
     def _attentions(self) -> list[SharedAttention]:
         return [module for module in self.modules() if isinstance(module, SharedAttention)]
 
@@ -136,12 +122,8 @@ class Network(nn.Module, ABC):
             raise ShapeError(f"expected draws for {len(self.operators())} operators, got {len(draws)}")
         return draws
 
-    def contrastive_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
-        """The loss of each attention with random features of a traced batch, in order; empty if there is none.
-=======
     def attention_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
         """The losses that operators have of their own, of a traced batch, in order; empty if there is none.
->>>>>>> 6f99a80 (Operators and affinities say everything of themselves, and have one name each: nobody outside the room asks for a class, and anybody's operator can be registered; old names are translated in one table)
 
         ENLCN's is contrastive; its published training adds 0.001 times their mean to L1.
         """

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nlsr.attention import SharedAttention
-from nlsr.errors import NlsrError, RecipeError
+from nlsr.errors import NlsrError, RecipeError, ShapeError
 from nlsr.networks import NETWORKS, PRESETS, configure
 from nlsr.settings import parse_value
 from nlsr.train.data import AugmentationSection, DegradationSection
@@ -52,7 +52,7 @@ class NetworkSection(BaseModel):
         values = {name: getattr(config, name) for name in fields}
         try:
             return configure(type(config), values | (self.model_extra or {}))
-        except NlsrError as error:
+        except ShapeError as error:
             raise RecipeError(f"network.{error}") from error
 
 
