@@ -9,9 +9,11 @@ Names below are imported when they are first used, so that `import nlsr` and the
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from nlsr.errors import CheckpointError, ImageError, NlsrError, RecipeError, ShapeError, UsageError
+from nlsr.default import DEFAULT_MODEL
+from nlsr.errors import CheckpointError, ImageError, NlsrError, NlsrWarning, RecipeError, ShapeError, UsageError
 
 if TYPE_CHECKING:
     from nlsr.images import read, write
@@ -26,10 +28,14 @@ _LAZY = {
     "write": "nlsr.images",
 }
 
+_ROOMS = ("attention", "benchmark", "evaluate", "explain", "images", "networks", "train", "upscale", "weights")
+
 __all__ = [
+    "DEFAULT_MODEL",
     "CheckpointError",
     "ImageError",
     "NlsrError",
+    "NlsrWarning",
     "RecipeError",
     "ShapeError",
     "Upscaler",
@@ -42,6 +48,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'nlsr' has no attribute '{name}'")
-    return getattr(import_module(_LAZY[name]), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    if name in _ROOMS:
+        return import_module(f"nlsr.{name}")
+    if name == "__version__":
+        return version("nlsr")
+    raise AttributeError(f"module 'nlsr' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS, "__version__"])

@@ -35,3 +35,7 @@ class UsageError(NlsrError):
 
 class Interrupted(NlsrError):
     """The user stopped a command; the message says what is done and how to continue. The command exits with 130."""
+
+
+class NlsrWarning(UserWarning):
+    """A choice that was made for the user, or something that they should know; a command prints it as one line."""

@@ -54,6 +54,16 @@ def test_detect_says_what_files_hold_and_goes_on_after_one_that_is_foreign(nlsr,
     assert "lcoan; " in ours
 
 
+def test_what_was_chosen_between_average_and_last_weights_is_one_line(nlsr, tmp_path, pan_file):
+    tensors, _ = read_tensors(pan_file)
+    torch.save({"params": tensors, "params_ema": tensors}, tmp_path / "both.pth")
+    code, out, err = nlsr("weights", "detect", tmp_path / "both.pth")
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert err.startswith("weights: ")
+    assert err.endswith("both.pth: holds params and params_ema; the average, params_ema, is taken\n")
+    assert "both.pth: pan; " in out
+
+
 def test_convert_writes_a_file_that_gives_the_same_pictures(nlsr, tmp_path, pan_file):
     target = tmp_path / "ours.safetensors"
     code, out, err = nlsr("weights", "convert", pan_file, "-o", target)

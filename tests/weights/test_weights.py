@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nlsr
-from nlsr.errors import CheckpointError, UsageError
+from nlsr.errors import CheckpointError, NlsrWarning, UsageError
 from nlsr.networks import NLAN, LCoAN, LCoANConfig, NLANConfig
 from nlsr.weights import packaged
 from nlsr.weights.checkpoint import read_tensors
@@ -111,10 +111,46 @@ def test_what_trainers_save_around_a_published_file_is_taken_off(tmp_path, wrapp
     assert nlsr.load(published(tmp_path, wrap=wrap)).config.channels == 32
 
 
-def test_several_state_dicts_in_one_file_are_named(tmp_path):
-    path = published(tmp_path, wrap=lambda state, path: torch.save({"params": state, "params_ema": state}, path))
-    with pytest.raises(CheckpointError, match=r"several state dicts \(params_ema, params\)"):
+def test_of_average_and_last_weights_the_average_is_taken_and_said(tmp_path):
+    def wrap(state, path):
+        last = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+        torch.save({"params": last, "params_ema": state}, path)
+
+    average = nlsr.load(published(tmp_path))
+    with pytest.warns(
+        NlsrWarning, match="published.pt: holds params and params_ema; the average, params_ema, is taken"
+    ):
+        both = nlsr.load(published(tmp_path, wrap=wrap))
+    assert torch.equal(both.head.weight, average.head.weight)
+
+
+def test_several_other_state_dicts_in_one_file_are_named(tmp_path):
+    path = published(tmp_path, wrap=lambda state, path: torch.save({"params": state, "model": state}, path))
+    with pytest.raises(CheckpointError, match=r"several state dicts \(params, model\)"):
         nlsr.load(path)
+
+
+def test_the_name_of_a_family_loads_as_in_the_upscaler():
+    upscaler = nlsr.Upscaler()
+    assert nlsr.load().config == nlsr.load(nlsr.DEFAULT_MODEL).config == upscaler.models.network(upscaler.scale).config
+    assert nlsr.load(nlsr.DEFAULT_MODEL, scale=2).scale == 2
+    with pytest.raises(UsageError, match=rf"the model {nlsr.DEFAULT_MODEL} has no scale 7; there is x2, x3, x4"):
+        nlsr.load(nlsr.DEFAULT_MODEL, scale=7)
+
+
+def test_a_setting_that_our_file_says_too_is_no_error(tmp_path):
+    path = saved(tmp_path)
+    assert nlsr.load(path, scale=3, chunk_size=16).scale == 3
+    with pytest.raises(CheckpointError, match="holds its own config; chunk_size cannot be set to 8"):
+        nlsr.load(path, chunk_size=8)
+
+
+def test_a_network_is_loaded_to_a_device(tmp_path):
+    path = saved(tmp_path)
+    assert {parameter.device.type for parameter in nlsr.load(path, device="meta").parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in nlsr.load(path).parameters()} == {"cpu"}
+    with pytest.raises(UsageError, match="--device nosuch: not available here; try cpu"):
+        nlsr.load(path, device="nosuch")
 
 
 def test_what_a_published_file_does_not_say_can_be_set(tmp_path):
@@ -146,6 +182,8 @@ def replace(name, tensor):
             r"'head.0.weight' is \(31, 3, 3, 3\), expected \(32, 3, 3, 3\)$",
         ),
         (replace("sub_mean.bias", torch.zeros(3)), "expected 'sub_mean.bias'"),
+        (replace("sub_mean.bias", torch.full((3,), -127.5)), r"expected 'sub_mean.bias' \[-.*, got \[-127.5, -127.5"),
+        (replace("sub_mean.weight", torch.eye(3).view(3, 3, 1, 1) / 0.2), "'sub_mean.weight' to be the identity"),
         (replace("add_mean.bias", torch.zeros(3)), "expected 'add_mean.bias'"),
         (replace("body.0.attention.0.kmeans.initted", torch.tensor(False)), "never started"),
         (
@@ -166,11 +204,41 @@ def test_a_foreign_file_is_refused_with_the_closest_network(tmp_path):
         nlsr.load(tmp_path / "other.pth")
 
 
-def test_an_edsr_is_told_from_the_networks_that_descend_from_it(tmp_path):
-    state = {f"body.{i}.body.{j}.{end}": torch.zeros(8) for i in range(4) for j in (0, 2) for end in ("weight", "bias")}
-    torch.save(state, tmp_path / "edsr.pt")
-    with pytest.raises(CheckpointError, match=r"closest to \w+, but has no tensor"):
-        nlsr.load(tmp_path / "edsr.pt")
+RELATIVES = {
+    "edsr": "head.0 body.0.body.0 body.0.body.2 body.1 tail.0.0 tail.0.2 tail.1 sub_mean",
+    "edsr-basicsr": "conv_first body.0.conv1 body.0.conv2 conv_after_body upsample.0 conv_last",
+    "rcan": "head.0 body.0.body.0.body.0 body.0.body.0.body.2 body.0.body.0.body.3.conv_du.0 body.0.body.1 tail.1",
+    "rcan-basicsr": "conv_first body.0.residual_group.0.rcab.0 body.0.residual_group.0.rcab.3.attention.1 body.0.conv",
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_networks_that_are_almost_ours_are_called_what_they_are(tmp_path, name):
+    layers = RELATIVES[name].split()
+    state = {f"{layer}.{end}": torch.zeros(8) for layer in layers for end in ("weight", "bias")}
+    torch.save(state, tmp_path / "other.pt")
+    network = name.split("-")[0].upper()
+    with pytest.raises(CheckpointError, match=f"other.pt: holds an {network}; expected a weight file of asid, "):
+        nlsr.load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("oracle", ["lcoan-net_x4", "nlsn-net_x2", "csnln-net_x2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_files_trained_on_values_up_to_255_give_the_pictures_of_their_own_code(tmp_path, oracle, dtype):
+    """Their code sees 255 times the image, shifts it by the mean colour, and its output is 255 times the picture: so
+    does the loaded network of equal weights that was trained on [0, 1] once its shifts are done by hand."""
+    case = load_file(Path(__file__).parents[1] / "oracles" / f"{oracle}.safetensors")
+    state = {name.removeprefix("weights."): w.to(dtype) for name, w in case.items() if name.startswith("weights.")}
+    torch.save(state, tmp_path / "unit.pt")
+    mean = torch.tensor([0.4488, 0.4371, 0.4040])
+    state |= {"sub_mean.bias": -255 * mean.to(dtype), "add_mean.bias": 255 * mean.to(dtype)}
+    torch.save(state, tmp_path / "255.pt")
+    unit, loaded = (nlsr.load(tmp_path / name).double() for name in ("unit.pt", "255.pt"))
+    low_res, mean = image().double(), mean.double().view(1, 3, 1, 1)
+    with torch.no_grad():
+        # `unit` subtracts the mean itself, and adds it.
+        expected = (unit(255 * (low_res - mean) + mean) - mean + 255 * mean) / 255
+        torch.testing.assert_close(loaded(low_res), expected, atol=1e-6, rtol=0)
 
 
 def test_a_file_of_nlan_is_understood(tmp_path):

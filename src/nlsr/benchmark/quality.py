@@ -14,6 +14,7 @@ from nlsr.attention.affinity import to_tokens
 from nlsr.attention.chunked import unit_keys
 from nlsr.attention.global_learnable import super_bits
 from nlsr.attention.hashing import bucket_codes, num_buckets
+from nlsr.default import DEFAULT_MODEL
 from nlsr.networks import LCoAN
 from nlsr.weights import load
 
@@ -41,7 +42,7 @@ class Quality:
     """Exact attention's weight on keys that the operator gives any."""
 
 
-def trained_features(image: Float[Tensor, "1 3 h w"], model: str = "lcoan-light-x4") -> Float[Tensor, "1 c h w"]:
+def trained_features(image: Float[Tensor, "1 3 h w"], model: str = DEFAULT_MODEL) -> Float[Tensor, "1 c h w"]:
     """What the first attention of a trained network sees."""
     network = load(model)
     assert isinstance(network, LCoAN)
@@ -74,7 +75,7 @@ def operator_quality(features: Float[Tensor, "1 c h w"]) -> list[Quality]:
 
 
 @torch.no_grad()
-def pattern_quality(features: Float[Tensor, "1 c h w"], model: str = "lcoan-light-x4") -> list[Quality]:
+def pattern_quality(features: Float[Tensor, "1 c h w"], model: str = DEFAULT_MODEL) -> list[Quality]:
     """How well sorting brings similar positions together: the trained k-means pattern, hashing and super-bit hashing,
     on one trained embedding, in windows of one size, at 1, 2 and 4 rounds.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nlsr.cli import benchmark, data, evaluate, explain, train, upscale, weights
+from nlsr.cli.notes import notes_in_one_line
 from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 
 CommandError = typer.BadParameter.__mro__[2]
@@ -54,7 +55,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "nlsr")
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with notes_in_one_line(command):
+            sys.exit(app(standalone_mode=False) or 0)
     except NlsrError as error:
         code = {UsageError: 2, RecipeError: 2, Interrupted: 130}.get(type(error), 1)
         _fail(f"{command}: {error}", code)

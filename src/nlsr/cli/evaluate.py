@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nlsr.cli.settings import ModelSettings, device_named, model_settings
+from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def evaluate(
     model: Annotated[
         list[str], typer.Option("-m", "--model", help="Name, weight file, or 'bicubic'; may be repeated.")
     ] = [  # noqa: B006
-        "lcoan-light-x4"
+        DEFAULT_MODEL
     ],
     scale: Annotated[
         int | None, typer.Option("-s", "--scale", min=2, help="Needed for bicubic. [default: the model's]")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nlsr.cli.settings import ModelSettings, device_named, model_settings
+from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def explain(
     at: Annotated[str, typer.Option(metavar="X,Y", help="The pixel, counted from 0,0 at the top left.")],
     model: Annotated[
         str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")
-    ] = "lcoan-light-x4",
+    ] = DEFAULT_MODEL,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The picture. [default: IMAGE_at_X_Y.png beside IMAGE]")
     ] = None,

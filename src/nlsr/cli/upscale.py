@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nlsr.cli.settings import ModelSettings, device_named, model_settings
+from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from nlsr.upscale import TilingDifference, Upscaler
     from nlsr.upscale.batch import Done, Found, Manifest, Saving, Task
-
-DEFAULT_MODEL = "lcoan-light"
 
 
 def upscale(

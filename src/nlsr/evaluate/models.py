@@ -16,7 +16,7 @@ from nlsr.networks import PRESETS, Network, name_of
 from nlsr.upscale import Upscaler
 from nlsr.upscale.ensemble import ensemble as over_eight_positions
 from nlsr.upscale.published_tiles import average_tiles, csnln_quarters, edsr_quarters
-from nlsr.weights import find, load, packaged
+from nlsr.weights import find, load
 from nlsr.weights.catalogue import sha256
 from nlsr.weights.checkpoint import is_ours, read_metadata
 
@@ -63,7 +63,7 @@ def load_model(
 
     Args:
         name: the name of packaged weights or of a family of them, a weight file, or "bicubic".
-        scale: needed for "bicubic" and for a family.
+        scale: needed for "bicubic"; decides between the members of a family, of which the largest is the default.
         settings: fields of the config that a published file does not determine.
         tiles: whole images, tiles of a side, or as the numbers of the network were published.
         redraw: a seed; fresh hash directions for every image, a function of the seed and the image.
@@ -74,12 +74,11 @@ def load_model(
         if scale is None:
             raise UsageError("--model bicubic: needs --scale")
         return bicubic_model(scale)
-    member = _member(name, scale)
-    network = load(member, **(settings or {})).to(device)
+    path = find(name, scale=scale)
+    network = load(path, device=device, **(settings or {}))
     if scale not in (None, network.scale):
         raise UsageError(f"--scale {scale}: {name} upscales by {network.scale}")
     upscale, network = _upscale(network, tiles=tiles, ensemble=ensemble, device=device)
-    path = find(member)
     identity = {
         "model": sha256(path),
         "settings": {key: str(value) for key, value in sorted((settings or {}).items())},
@@ -97,17 +96,6 @@ def load_model(
         network=kind,
         has_published_weights=not is_ours(read_metadata(path)) and _has_published_sizes(network, kind),
     )
-
-
-def _member(name: str, scale: int | None) -> str:
-    """The packaged weights of a family at a scale, or the name itself."""
-    scales = [key.removeprefix(f"{name}-x") for key in packaged() if key.startswith(f"{name}-x")]
-    if not scales:
-        return name
-    if str(scale) not in scales:
-        needed = "needs --scale" if scale is None else f"has no scale {scale}"
-        raise UsageError(f"--model {name}: {needed}; there is {', '.join(f'x{each}' for each in scales)}")
-    return f"{name}-x{scale}"
 
 
 def _has_published_sizes(network: Network, kind: str) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nlsr.errors import UsageError
 from nlsr.networks import Network
 from nlsr.upscale.size import passes
-from nlsr.weights import load, packaged
+from nlsr.weights import family, load
 
 
 class Cascade(nn.Module):
@@ -56,7 +56,7 @@ class Models:
         self.device = device
         if not isinstance(model, str | os.PathLike | Network):
             raise UsageError(f"expected a name of weights, a file or a network of nlsr, got {type(model).__name__}")
-        self._names: dict[int, str | Path] = {} if isinstance(model, Network) else _family(str(model))
+        self._names = {} if isinstance(model, Network) else family(str(model))
         self._networks: dict[int, Network] = {}
         if not self._names:
             network = deepcopy(model) if isinstance(model, Network) else load(model)
@@ -78,9 +78,3 @@ class Models:
     def _prepared(self, network: Network) -> Network:
         # Convolutions of few channels are up to three times as fast on a processor if channels lie together.
         return network.eval().to(self.device, torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _family(name: str) -> dict[int, str | Path]:
-    """The packaged weights of a family, by scale; none if the name is no family's."""
-    members = {known: known.removeprefix(f"{name}-x") for known in packaged()}
-    return {int(scale): known for known, scale in members.items() if scale != known and scale.isdigit()}

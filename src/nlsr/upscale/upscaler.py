@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nlsr.default import DEFAULT_MODEL
+from nlsr.devices import device_named
 from nlsr.errors import ShapeError, UsageError
 from nlsr.images import Picture, check_target, encoder_bytes, streams, write_bands
 from nlsr.images.files import PathLike
@@ -20,9 +22,6 @@ from nlsr.upscale.plan import Job, Plan, make_plan
 from nlsr.upscale.precision import Precision, choose
 from nlsr.upscale.size import Size
 from nlsr.upscale.stream import LAST_TILE, Report, Stream, is_opaque
-
-DEFAULT_MODEL = "lcoan-light"
-"""A family of packaged weights: the scale that is asked for decides between its members."""
 
 _SAMPLES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
 
@@ -88,10 +87,7 @@ class Upscaler:
         if memory is not None and memory <= 0:
             raise UsageError(f"expected a memory budget above 0 bytes, got {memory}")
         self.size = Size(scale, width, height, fit)
-        try:
-            self.device = torch.device(device)
-        except RuntimeError as error:
-            raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        self.device = device_named(device)
         self.tile, self.memory = tile, memory
         self.precision, self.ensemble = precision, ensemble
         choose(precision, self.device, depth=8)

@@ -3,43 +3,61 @@
 from pathlib import Path
 from typing import Any
 
-from nlsr.errors import CheckpointError
+import torch
+
+from nlsr.default import DEFAULT_MODEL
+from nlsr.devices import device_named
+from nlsr.errors import CheckpointError, UsageError
 from nlsr.networks import Network
 from nlsr.weights.average import average
-from nlsr.weights.catalogue import packaged
+from nlsr.weights.catalogue import family, packaged
 from nlsr.weights.checkpoint import build, is_ours, read_tensors, save_network
 from nlsr.weights.detect import build_published
 
-__all__ = ["average", "find", "load", "packaged", "save_network"]
+__all__ = ["average", "family", "find", "load", "packaged", "save_network"]
 
 
-def load(model: str | Path, **settings: Any) -> Network:
+def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu", **settings: Any) -> Network:
     """A network in eval mode, by the name of packaged weights or from a file.
 
     Files may be ours or as published by the authors of a network.
 
     Args:
+        model: a name of weights ("lcoan-light-x4"), of a family of them ("lcoan-light"), or a weight file.
+        device: where the network is to run.
         settings: fields of the config that a published file does not determine (`chunk_size`, `residual_scale`, the
-            `scale` of PAN at x2 and x3), where they should differ from the published values.
+            `scale` of PAN at x2 and x3), where they should differ from the published values. The `scale` also decides
+            between the members of a family, of which the largest is the default.
     Raises: CheckpointError if there is no such name or file, or if the file does not fit; each mismatch is named.
+        UsageError for a device that is not there and a scale that a family lacks.
     """
-    path = find(model)
+    where = device_named(device)
+    path = find(model, scale=settings.get("scale"))
     tensors, metadata = read_tensors(path)
     if not is_ours(metadata):
-        return build_published(path, tensors, settings)
-    if settings:
-        raise CheckpointError(f"{path}: holds its own config; {', '.join(settings)} cannot be set")
-    return build(path, tensors, metadata)
+        return build_published(path, tensors, settings).to(where)
+    network = build(path, tensors, metadata)
+    for name, value in settings.items():
+        if getattr(network.config, name, None) != value:
+            raise CheckpointError(f"{path}: holds its own config; {name} cannot be set to {value}")
+    return network.to(where)
 
 
-def find(model: str | Path) -> Path:
-    """The file of a name of packaged weights, or of a path.
+def find(model: str | Path, *, scale: int | None = None) -> Path:
+    """The file of a name of packaged weights or of a family of them, or of a path.
 
-    Raises: CheckpointError if there is neither.
+    Args:
+        scale: decides between the members of a family, of which the largest is the default.
+    Raises: CheckpointError if there is neither, UsageError for a scale that a family lacks.
     """
-    known = packaged()
+    known, members = packaged(), family(str(model))
     if str(model) in known:
         return known[str(model)]
+    if members:
+        if scale is not None and scale not in members:
+            there_is = ", ".join(f"x{each}" for each in members)
+            raise UsageError(f"the model {model} has no scale {scale}; there is {there_is}")
+        return known[members[scale or max(members)]]
     if Path(model).exists() or Path(model).suffix:
         return Path(model)
     raise CheckpointError(f"no model is named '{model}' and no such file exists; packaged are: {', '.join(known)}")

@@ -35,6 +35,13 @@ def packaged() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
+def family(name: str) -> dict[int, str]:
+    """The packaged weights of a family by scale, in rising order: `lcoan-light` is that of `lcoan-light-x2`, `-x3` and
+    `-x4`. None if the name is no family's."""
+    scales = {known: known.removeprefix(f"{name}-x") for known in packaged()}
+    return {int(scale): known for known, scale in sorted(scales.items()) if scale != known and scale.isdigit()}
+
+
 def known_files() -> list[KnownFile]:
     """Ours, then the published ones."""
     own = []

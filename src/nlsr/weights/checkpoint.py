@@ -8,19 +8,23 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nlsr.errors import CheckpointError, NlsrError
+from nlsr.errors import CheckpointError, NlsrError, NlsrWarning
 from nlsr.files import replacing
 from nlsr.networks import NETWORKS, Network, configure, name_of
 
 FORMAT = "nlsr-1"
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 """Names under which trainers keep a state dict inside a checkpoint."""
+AVERAGE_AND_LAST = ("params_ema", "params")
+"""What BasicSR keeps of one training: the moving average of the weights, which published results are of, and the last
+ones."""
 
 
 def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | None = None) -> None:
@@ -171,6 +175,10 @@ def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
     """The state dict inside what trainers save around it, without the prefix that data-parallel training adds."""
     if isinstance(content, dict):
         inside = [name for name in WRAPPERS if isinstance(content.get(name), dict)]
+        if inside == list(AVERAGE_AND_LAST):
+            chosen, other = inside
+            inside = [chosen]
+            warn(f"{path}: holds {other} and {chosen}; the average, {chosen}, is taken", NlsrWarning, stacklevel=2)
         if len(inside) > 1:
             raise CheckpointError(
                 f"{path}: holds several state dicts ({', '.join(inside)}); save the one you want alone"

@@ -12,7 +12,10 @@ from nlsr.networks import NETWORKS, Network, configure
 from nlsr.networks.parts import DIV2K_MEAN
 from nlsr.renamed import translated
 from nlsr.weights.checkpoint import mismatches, shorten
-from nlsr.weights.published import PUBLISHED, Rules, Tensors
+from nlsr.weights.published import PUBLISHED, RELATIVES, Rules, Tensors
+
+RGB_RANGES = (1.0, 255.0)
+"""Values of images in the trainings of published files; 255 is what the code of EDSR does unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ def detect(path: str | Path, tensors: Tensors) -> Detected:
 
     Raises: CheckpointError if most of its names are of no known network, or if what would say its sizes is not there.
     """
+    if relative := _relative(tensors):
+        raise CheckpointError(f"{path}: holds an {relative}; expected a weight file of {', '.join(PUBLISHED)}")
     shares = {network: _known_share(network, tensors) for network in PUBLISHED}
     network = max(shares, key=shares.__getitem__)
     if shares[network] <= 0.5:
@@ -80,9 +85,18 @@ def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]
     problems += mismatches(network, renamed, called=lambda name: _published_name(name, rules))
     if problems:
         raise CheckpointError(f"{path}: closest to {detected.network}, but does not fit: {shorten(problems)}")
-    _check_values(path, tensors)
-    network.load_state_dict(renamed)
+    _check_clusters(path, tensors)
+    unit_range = _in_unit_range(tensors, PUBLISHED[detected.network].ends, _rgb_range(path, tensors))
+    network.load_state_dict(renamed | _renamed(unit_range, rules)[0])
     return network.eval()
+
+
+def _relative(tensors: Tensors) -> str | None:
+    """The network that a file holds of those whose names are almost ours."""
+    for network, patterns in RELATIVES.items():
+        if any(tensors and all(re.fullmatch(pattern, name) for name in tensors) for pattern in patterns):
+            return network
+    return None
 
 
 def _known_share(network: str, tensors: Tensors) -> float:
@@ -148,12 +162,49 @@ def _check_settings(path: str | Path, detected: Detected, settings: dict[str, An
         )
 
 
-def _check_values(path: str | Path, tensors: Tensors) -> None:
-    """What would load without complaint and give wrong pictures: another mean colour, clusters never started."""
-    for name, sign in (("sub_mean.bias", -1), ("add_mean.bias", 1)):
-        expected = sign * torch.tensor(DIV2K_MEAN)
-        if name in tensors and not torch.allclose(tensors[name].float(), expected, atol=1e-4):
-            raise CheckpointError(f"{path}: expected '{name}' {expected.tolist()}, got {tensors[name].tolist()}")
+def _check_clusters(path: str | Path, tensors: Tensors) -> None:
+    """Raises: CheckpointError for clusters that never started: they would load and give wrong pictures."""
     started = tensors.get("body.0.attention.0.kmeans.initted")
     if started is not None and not bool(started):
         raise CheckpointError(f"{path}: its clusters were never started; the file was saved before any training")
+
+
+def _rgb_range(path: str | Path, tensors: Tensors) -> float:
+    """Up to which value images went in the training of a published file: the shifts by the mean colour say it.
+
+    Raises: CheckpointError for another mean colour and for a standard deviation: they would load and give wrong
+        pictures.
+    """
+    for name in ("sub_mean.weight", "add_mean.weight"):
+        if name in tensors and not torch.equal(tensors[name].float().flatten(), torch.eye(3).flatten()):
+            raise CheckpointError(f"{path}: expected '{name}' to be the identity, got {tensors[name].tolist()}")
+    shifts = {"sub_mean.bias": -torch.tensor(DIV2K_MEAN), "add_mean.bias": torch.tensor(DIV2K_MEAN)}
+    shifts = {name: shift for name, shift in shifts.items() if name in tensors}
+    misfits = {
+        rgb_range: [name for name, shift in shifts.items() if not _close(tensors[name], rgb_range * shift)]
+        for rgb_range in RGB_RANGES
+    }
+    closest = min(RGB_RANGES, key=lambda rgb_range: len(misfits[rgb_range]))
+    if misfits[closest]:
+        name = misfits[closest][0]
+        expected, got = _rounded(closest * shifts[name]), _rounded(tensors[name])
+        raise CheckpointError(f"{path}: expected '{name}' {expected}, the mean colour of DIV2K, got {got}")
+    return closest
+
+
+def _in_unit_range(tensors: Tensors, ends: tuple[str, str] | None, rgb_range: float) -> Tensors:
+    """First and last convolution for values in [0, 1], in float32, of a network that saw values up to `rgb_range`."""
+    if ends is None or rgb_range == 1:
+        return {}
+    first, last = ends
+    enlarged = {name: tensor.float() * rgb_range for name, tensor in tensors.items() if re.fullmatch(first, name)}
+    return enlarged | {n: tensor.float() / rgb_range for n, tensor in tensors.items() if re.fullmatch(last, n)}
+
+
+def _close(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    """As far as half precision allows."""
+    return tensor.shape == expected.shape and torch.allclose(tensor.float(), expected, rtol=1e-3, atol=0)
+
+
+def _rounded(tensor: torch.Tensor) -> list[float]:
+    return [round(value, 4) for value in tensor.flatten().tolist()]

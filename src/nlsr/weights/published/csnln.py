@@ -54,4 +54,6 @@ def _layer(theirs: str, ours: str) -> Rules:
     return [(rf"{theirs}\.([01])\.(weight|bias)", rf"{ours}.\1.\2")]
 
 
-PUBLISHED = {"csnln": Published(_csnln_sizes, _csnln_rules)}
+ENDS = (r"head\.0\.0\.weight", r"tail\.0\.(weight|bias)")
+
+PUBLISHED = {"csnln": Published(_csnln_sizes, _csnln_rules, ENDS)}

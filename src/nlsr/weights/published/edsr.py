@@ -156,10 +156,27 @@ def _edsr_ends(config: Any) -> Rules:
     ]
 
 
+ENDS = (r"head\.0\.weight", r"tail\.1\.(weight|bias)")
+_END = r"\.(weight|bias)"
+_HERE = r"head\.0|tail\.1|tail\.0\.[02]|body\.\d+|(sub|add)_mean"
+_IN_BASICSR = r"conv_first|conv_after_body|upsample\.\d+|conv_last"
+
+RELATIVES = {
+    "EDSR": [
+        rf"({_HERE}|body\.\d+\.body\.[02]){_END}",
+        rf"({_IN_BASICSR}|body\.\d+\.conv[12]){_END}",
+    ],
+    "RCAN": [
+        rf"({_HERE}|body\.\d+\.body\.\d+(\.body\.([02]|3\.conv_du\.[02]))?){_END}",
+        rf"({_IN_BASICSR}|body\.\d+\.(conv|residual_group\.\d+\.rcab\.([02]|3\.attention\.[13]))){_END}",
+    ],
+}
+"""Networks that share these names without being one of ours -> patterns, in each of which all names of a file fit."""
+
 PUBLISHED = {
-    "dlsn": Published(_dlsn_sizes, _dlsn_rules),
-    "enlcn": Published(_enlcn_sizes, _enlcn_rules),
-    "lcoan": Published(_lcoan_sizes, _lcoan_rules),
-    "nlan": Published(_nlan_sizes, _nlan_rules),
-    "nlsn": Published(_nlsn_sizes, _nlsn_rules),
+    "dlsn": Published(_dlsn_sizes, _dlsn_rules, ENDS),
+    "enlcn": Published(_enlcn_sizes, _enlcn_rules, ENDS),
+    "lcoan": Published(_lcoan_sizes, _lcoan_rules, ENDS),
+    "nlan": Published(_nlan_sizes, _nlan_rules, ENDS),
+    "nlsn": Published(_nlsn_sizes, _nlsn_rules, ENDS),
 }

@@ -22,6 +22,9 @@ class Published:
     """What names and shapes say of the config; KeyError names what is not there."""
     rules: Callable[[Tensors, Any], Rules]
     """Published names to ours, given tensors and config."""
+    ends: tuple[str, str] | None = None
+    """Patterns of the names of the first convolution's weight, and of the last one's weight and bias, in networks that
+    were trained on values up to 1 or up to 255."""
 
 
 def commonest_size(tensors: Tensors, pattern: str, axis: int = 0) -> int:
