@@ -146,3 +146,8 @@ def test_devices_that_are_not_there_are_named(monkeypatch):
     monkeypatch.setattr("lightning.Trainer", missing)
     with pytest.raises(UsageError, match=r"--devices 2: not available here \(You requested gpu: \[0, 1\] But your"):
         Devices(2).trainer()
+
+
+def test_muon_is_refused_where_weights_are_divided(fit):
+    with pytest.raises(UsageError, match="muon needs whole weights"):
+        fit("run", 'training.optimizer="muon"', devices=Devices(2, strategy="fsdp"))

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from schedulefree import AdamWScheduleFree
@@ -102,3 +103,57 @@ def test_settings_reach_the_optimiser(recipe_file, name, kind):
     assert type(optimizer) is kind
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (1e-3, (0.9, 0.999), 1e-5, decay)
+
+
+def muon(recipe_file, parameters, *settings):
+    recipe = read_recipe(recipe_file, ['training.optimizer="muon"', "training.learning_rate=0.01", *settings])
+    return build_optimizer(parameters, recipe.training)
+
+
+@pytest.mark.parametrize("shape", [(20, 16, 3, 3), (16, 16, 1, 1), (40, 20)])
+def test_muon_turns_matrices_by_orthogonal_steps_of_one_size(recipe_file, shape):
+    """Against singular vectors by numpy's decomposition: all directions count alike, whatever their gradient."""
+    torch.manual_seed(0)
+    weight, last = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(16, 16))
+    optimizer = muon(recipe_file, [weight, last])
+    weight.grad, last.grad = torch.randn(shape), torch.randn(16, 16)
+    optimizer.step()
+    step = weight.detach().flatten(1).numpy().astype(np.float64)
+    left, _, right = np.linalg.svd(weight.grad.flatten(1).numpy().astype(np.float64), full_matrices=False)
+    turned = -left.T @ step @ right.T / (0.01 * 0.4 * max(step.shape) ** 0.5)
+    assert np.abs(turned - np.diag(np.diag(turned))).max() < 0.01
+    assert 0.6 < np.diag(turned).min() <= np.diag(turned).max() < 1.3
+
+
+def test_the_other_weights_of_muon_take_the_steps_of_adam(recipe_file):
+    """Biases, narrow matrices and the last matrix, against torch's Adam."""
+    torch.manual_seed(0)
+    shapes = [(32,), (32, 3, 1, 1), (32, 32, 3, 3), (48, 32, 3, 3), (48,)]
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    optimizer = muon(recipe_file, ours)
+    reference = torch.optim.Adam(theirs, lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = other.grad = torch.randn(one.shape)
+        optimizer.step()
+        reference.step()
+    for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert torch.allclose(one, other, rtol=0, atol=1e-6) == (index != 2)
+
+
+def test_muon_keeps_its_momentum_in_its_state(recipe_file):
+    torch.manual_seed(0)
+    gradients = torch.randn(6, 20, 20)
+    whole, parts = (nn.Parameter(torch.zeros(20, 20)) for _ in range(2))
+    last = nn.Parameter(torch.zeros(16, 16))
+    optimizer = muon(recipe_file, [whole, last])
+    other = muon(recipe_file, [parts, last])
+    for number, gradient in enumerate(gradients):
+        if number == 3:
+            state = other.state_dict()
+            other = muon(recipe_file, [parts, last])
+            other.load_state_dict(state)
+        for weight, each in ((whole, optimizer), (parts, other)):
+            weight.grad = gradient
+            each.step()
+    assert torch.equal(whole, parts)

@@ -89,6 +89,7 @@ def test_settings_change_a_recipe(recipe_file):
         ("training.factor=0.3", 'factor: belongs to schedule = "multistep", not to "cosine"'),
         ("training.schedule=multistep", "milestones: expected rising steps below 6, got []"),
         ("training.weight_decay=0.1", "weight_decay: is no decay in adam"),
+        ("training={optimizer='muon',weight_decay=0.1,steps=6}", "weight_decay: muon has none"),
         ("training.optimizer=schedule-free", 'schedule: schedule-free needs "constant", got "cosine"'),
         ("training.optimizer=schedule-free", "average_decay: schedule-free averages the weights itself and needs 0"),
         ("training.teacher=lcoan-light-x4", "teacher: and losses.distillation above zero need each other"),
@@ -100,7 +101,7 @@ def test_settings_change_a_recipe(recipe_file):
         ("training.gradient_clip=inf", "training.gradient_clip: Input should be a finite number"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
         ("name=best", "name: best.safetensors holds the weights of the best validation"),
-        ("training.optimizer=sgd", "training.optimizer: Input should be 'adam', 'adamw' or 'schedule-free'"),
+        ("training.optimizer=sgd", "training.optimizer: Input should be 'adam', 'adamw', 'muon' or 'schedule-free'"),
     ],
 )
 def test_a_wrong_setting_is_named(recipe_file, setting, message):

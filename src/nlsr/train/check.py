@@ -21,7 +21,7 @@ CHEAP = 1e11
 MEASURED_STEPS = 3
 BACKWARD = 2
 """How many times as much as the forward pass the backward pass computes."""
-OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "schedule-free": "schedule-free AdamW"}
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "muon": "Muon", "schedule-free": "schedule-free AdamW"}
 
 
 def explain(recipe: Recipe, *, data: Path, folder: Path) -> str:

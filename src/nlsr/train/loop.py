@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from nlsr.errors import Interrupted, RecipeError, TrainingError
+from nlsr.errors import Interrupted, RecipeError, TrainingError, UsageError
 from nlsr.evaluate import Pair, PairFolder, evaluate
 from nlsr.networks import Network
 from nlsr.networks.network import Observed
@@ -299,11 +299,14 @@ def fit(
         cannot be read or written, ImageError or ShapeError if a validation image cannot be used, TrainingError if
         numbers are not finite any more.
     """
+    devices = devices or Devices()
+    if recipe.training.optimizer == "muon" and devices.strategy == "fsdp":
+        raise UsageError("--strategy fsdp: muon needs whole weights on every device; take ddp or another optimizer")
     module = Training(recipe, pairs, validation, folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     settings, checkpoints = recipe.training, Checkpoints()
     milestones = Milestones(folder, checkpoints)
-    trainer = (devices or Devices()).trainer(
+    trainer = devices.trainer(
         default_root_dir=folder,
         max_steps=settings.steps,
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from nlsr.extras import require
+from nlsr.train.muon import Muon
 from nlsr.train.recipe import Recipe, TrainingSection
 
 
@@ -22,6 +23,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSectio
     options: dict[str, Any] = dict(lr=settings.learning_rate, betas=settings.betas, eps=settings.eps)
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, **options)
+    if settings.optimizer == "muon":
+        return Muon(parameters, **options)
     options["weight_decay"] = settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **options)

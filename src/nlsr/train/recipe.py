@@ -156,8 +156,9 @@ class TrainingSection(Section):
     """The weight of each term of the loss."""
     teacher: str | None = None
     """Weights of a larger network to learn from, by name or file; needs `losses.distillation`."""
-    optimizer: Literal["adam", "adamw", "schedule-free"] = "adam"
-    """`schedule-free` is AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
+    optimizer: Literal["adam", "adamw", "muon", "schedule-free"] = "adam"
+    """`muon` makes the steps of matrices orthogonal and learns fastest here (`recipes/README.md`); `schedule-free` is
+    AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
     learning_rate: float = Field(2e-4, gt=0)
     """The highest learning rate, reached after the warm-up."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -311,6 +312,8 @@ def _contradictions(settings: TrainingSection) -> Iterator[str]:
         milestones = list(settings.milestones)
         if not milestones or milestones != sorted(set(milestones)) or milestones[-1] >= settings.steps:
             yield f"milestones: expected rising steps below {settings.steps}, got {milestones}"
+    if settings.weight_decay and settings.optimizer == "muon":
+        yield 'weight_decay: muon has none; use optimizer = "adamw"'
     if settings.weight_decay and settings.optimizer == "adam":
         yield 'weight_decay: is no decay in adam, whose second moment scales it away; use optimizer = "adamw"'
     if settings.optimizer == "schedule-free":
