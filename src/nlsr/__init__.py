@@ -17,11 +17,13 @@ from nlsr.errors import CheckpointError, ImageError, NlsrError, NlsrWarning, Rec
 
 if TYPE_CHECKING:
     from nlsr.images import read, write
+    from nlsr.networks import create
     from nlsr.upscale import Upscaler
     from nlsr.weights import load, save_network
 
 _LAZY = {
     "Upscaler": "nlsr.upscale",
+    "create": "nlsr.networks",
     "load": "nlsr.weights",
     "read": "nlsr.images",
     "save_network": "nlsr.weights",
@@ -40,6 +42,7 @@ __all__ = [
     "ShapeError",
     "Upscaler",
     "UsageError",
+    "create",
     "load",
     "read",
     "save_network",

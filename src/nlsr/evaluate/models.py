@@ -107,7 +107,9 @@ def _upscale(network: Network, *, tiles: Tiles, ensemble: bool, device: str | to
     """A plain function, and the network that it computes with."""
     if tiles != "published":
         upscaler = Upscaler(network, tile=tiles, precision="fp32", ensemble=ensemble, device=device)
-        return upscaler, upscaler.models.network(network.scale)
+        computing = upscaler.models.network(network.scale)
+        assert isinstance(computing, Network)
+        return upscaler, computing
     tiled = partial(_published_tiling(network), network)
     if ensemble:
         tiled = partial(over_eight_positions, tiled)

@@ -1,8 +1,10 @@
 """Networks by name. Each is built from its frozen config; `NETWORKS` maps a name to its config and class."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from nlsr.errors import UsageError
@@ -18,6 +20,7 @@ from nlsr.networks.nlan import NLAN, NLANConfig, nlan
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
 from nlsr.networks.smfanet import SMFANet, SMFANetConfig, smfanet, smfanet_plus
+from nlsr.renamed import translated
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "asid": (ASIDConfig, ASID),
@@ -49,6 +52,61 @@ PRESETS: dict[str, Callable[[int], Any]] = {
     "smfanet-plus": smfanet_plus,
 }
 """Name -> function of the scale that returns a config."""
+
+
+def register(name: str, config: type[Any], kind: type[Network], *, preset: Callable[[int], Any] | None = None) -> None:
+    """Make a network known by a name: from then on recipes, commands and files take it.
+
+    Whoever loads a file that names it must have registered it before. Registering a class again changes nothing.
+
+    Args:
+        config: a frozen dataclass with a `scale`.
+        kind: built as `kind(config)`.
+        preset: makes a config of a scale; by default `config(scale)`.
+    Raises: UsageError if the name is taken, or the class has no frozen dataclass as its config.
+    """
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config) and "scale" in config.__dataclass_fields__):
+        raise UsageError(f"expected a dataclass with a field 'scale' as the config of '{name}', got {config!r}")
+    _, taken = NETWORKS.get(name, (config, kind))
+    if (taken.__module__, taken.__qualname__) != (kind.__module__, kind.__qualname__) or (
+        name in PRESETS and name not in NETWORKS
+    ):
+        raise UsageError(f"a network '{name}' is known already; take another name")
+    NETWORKS[name] = config, kind
+    PRESETS[name] = preset or config
+
+
+def create(name: str, *, scale: int, seed: int = 0, **fields: Any) -> Network:
+    """An untrained network in training mode; equal calls give equal weights.
+
+        network = nlsr.create("lcoan", scale=2, num_groups=4, operator="hash")
+
+    Args:
+        name: a preset, `lcoan-light` for instance; see `PRESETS`.
+        seed: decides the first weights.
+        fields: what of the config should differ from the preset.
+    Raises: UsageError for an unknown name, ShapeError for fields that are unknown or do not fit.
+    """
+    return build(preset_config(name, scale, fields), seed=seed)
+
+
+def preset_config(name: str, scale: int, fields: dict[str, Any]) -> Any:
+    """The config of a preset, with fields that differ. Raises: as `create`."""
+    if name not in PRESETS:
+        raise UsageError(f"expected a network of {', '.join(PRESETS)}, got '{name}'")
+    preset = PRESETS[name](scale)
+    return configure(type(preset), vars(preset) | translated(type(preset).__name__, fields))
+
+
+def build(config: Any, *, seed: int = 0) -> Network:
+    """The untrained network of a config; equal calls give equal weights, and nobody else's draws move.
+
+    Raises: ShapeError or UsageError if sizes do not fit each other.
+    """
+    kind = dict(NETWORKS.values())[type(config)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(config)
 
 
 def name_of(network: nn.Module) -> str:
@@ -87,7 +145,9 @@ __all__ = [
     "Trace",
     "asid",
     "asid_d8",
+    "build",
     "configure",
+    "create",
     "csnln",
     "dlsn",
     "enlcn",

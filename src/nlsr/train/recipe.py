@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from nlsr.attention import SharedAttention
 from nlsr.errors import NlsrError, RecipeError, ShapeError
-from nlsr.networks import NETWORKS, PRESETS, configure
+from nlsr.networks import PRESETS, build, preset_config
 from nlsr.settings import parse_value
 from nlsr.train.data import AugmentationSection, DegradationSection
 from nlsr.train.section import Positive, Section, named_today
@@ -44,14 +44,12 @@ class NetworkSection(BaseModel):
         """Raises: RecipeError for an unknown preset or config field."""
         if self.preset not in PRESETS:
             raise RecipeError(f"network.preset: expected one of {', '.join(PRESETS)}, got '{self.preset}'")
-        config = PRESETS[self.preset](self.scale)
-        fields = type(config).__dataclass_fields__
+        fields = type(PRESETS[self.preset](self.scale)).__dataclass_fields__
         for name in self.model_extra or {}:
             if name not in fields:
                 raise RecipeError(f"network.{name}: unknown{_nearest(name, fields)}")
-        values = {name: getattr(config, name) for name in fields}
         try:
-            return configure(type(config), values | (self.model_extra or {}))
+            return preset_config(self.preset, self.scale, self.model_extra or {})
         except ShapeError as error:
             raise RecipeError(f"network.{error}") from error
 
@@ -247,16 +245,11 @@ class Recipe(Section):
 
         Raises: RecipeError if sizes do not fit each other, or the network lacks what a loss needs.
         """
-        import torch
-
         config = self.network.config()
-        kinds = dict(NETWORKS.values())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            try:
-                network = kinds[type(config)](config)
-            except NlsrError as error:
-                raise RecipeError(f"network: {error}") from error
+        try:
+            network = build(config, seed=self.seed)
+        except NlsrError as error:
+            raise RecipeError(f"network: {error}") from error
         settings = self.training
         for key, wanted, method in (
             ("losses.attention", settings.losses.attention, "loss"),

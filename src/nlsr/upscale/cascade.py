@@ -2,8 +2,9 @@
 
 import math
 import os
+from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from nlsr.errors import UsageError
 from nlsr.networks import Network
+from nlsr.upscale.foreign import Foreign
 from nlsr.upscale.size import passes
 from nlsr.weights import family, load
 
@@ -18,7 +20,7 @@ from nlsr.weights import family, load
 class Cascade(nn.Module):
     """Networks applied in turn; of none of them, the identity."""
 
-    def __init__(self, networks: list[Network]) -> None:
+    def __init__(self, networks: Sequence[Network | Foreign]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.scales = tuple(network.scale for network in networks)
@@ -34,7 +36,7 @@ class Cascade(nn.Module):
         """Peak memory per low-res pixel, beyond the weights: that of the pass which needs most."""
         needs, before = [0], 1
         for network in self.networks:
-            assert isinstance(network, Network)
+            assert isinstance(network, Network | Foreign)
             needs.append(network.bytes_per_pixel() * before**2)
             before *= network.scale
         return max(needs)
@@ -51,15 +53,18 @@ class Models:
     A name is that of packaged weights ("lcoan-light-x4"), of a family of them ("lcoan-light"), or of a file.
     """
 
-    def __init__(self, model: str | Path | Network, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device, *, model_scale: int | None = None) -> None:
         """Raises: CheckpointError for a model that cannot be loaded, UsageError for one that does not enlarge."""
         self.device = device
-        if not isinstance(model, str | os.PathLike | Network):
-            raise UsageError(f"expected a name of weights, a file or a network of nlsr, got {type(model).__name__}")
-        self._names = {} if isinstance(model, Network) else family(str(model))
-        self._networks: dict[int, Network] = {}
+        is_named = isinstance(model, str | os.PathLike)
+        if not is_named and not callable(model):
+            raise UsageError(f"expected a name of weights, a file, a network or a function, got {type(model).__name__}")
+        if model_scale is not None and (is_named or isinstance(model, Network)):
+            raise UsageError("model_scale: belongs to a function, a network knows its own; leave it out")
+        self._names = family(str(model)) if is_named else {}
+        self._networks: dict[int, Network | Foreign] = {}
         if not self._names:
-            network = deepcopy(model) if isinstance(model, Network) else load(model)
+            network = load(model) if is_named else _copied(model, model_scale)
             self._networks[network.scale] = self._prepared(network)
         self.scales = tuple(sorted(self._names or self._networks))
         if self.scales[0] < 2:
@@ -69,12 +74,18 @@ class Models:
         """The networks that reach a scale."""
         return Cascade([self.network(step) for step in passes(scale, self.scales)])
 
-    def network(self, scale: int) -> Network:
+    def network(self, scale: int) -> Network | Foreign:
         """The one that computes at a scale of `scales`: never the caller's."""
         if scale not in self._networks:
             self._networks[scale] = self._prepared(load(self._names[scale]))
         return self._networks[scale]
 
-    def _prepared(self, network: Network) -> Network:
+    def _prepared(self, network: Network | Foreign) -> Network | Foreign:
         # Convolutions of few channels are up to three times as fast on a processor if channels lie together.
         return network.eval().to(self.device, torch.float32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _copied(model: Any, scale: int | None) -> Network | Foreign:
+    """The caller's stays as it is."""
+    model = deepcopy(model) if isinstance(model, nn.Module) else model
+    return model if isinstance(model, Network) else Foreign(model, scale)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +54,9 @@ class Upscaler:
 
     def __init__(
         self,
-        model: str | Path | Network = DEFAULT_MODEL,
+        model: str | Path | Network | Callable[[Tensor], Tensor] = DEFAULT_MODEL,
         *,
+        model_scale: int | None = None,
         scale: float | None = None,
         width: int | None = None,
         height: int | None = None,
@@ -67,7 +69,9 @@ class Upscaler:
     ) -> None:
         """
         Args:
-            model: a name of packaged weights or of a family of them, a weight file, or a network.
+            model: a name of packaged weights or of a family of them, a weight file, a network, or any module or
+                function that makes (1, 3, scale * h, scale * w) of an image (1, 3, h, w) of every size, RGB in [0, 1].
+            model_scale: how many times larger such a function makes an image; by default its attribute `scale`.
             scale, width, height, fit: the size of results, see `Size`; by default what the model makes (x4 for a
                 family). Reached with the nearest sufficient scale of the model, or several passes above its largest,
                 and one antialiased resize; a picture that becomes smaller is only resized.
@@ -91,7 +95,7 @@ class Upscaler:
         self.tile, self.memory = tile, memory
         self.precision, self.ensemble = precision, ensemble
         choose(precision, self.device, depth=8)
-        self.models = Models(model, self.device)
+        self.models = Models(model, self.device, model_scale=model_scale)
 
     @property
     def scale(self) -> int:

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nlsr.errors import CheckpointError, NlsrError, NlsrWarning
+from nlsr.attention import operator_name
+from nlsr.errors import CheckpointError, NlsrError, NlsrWarning, UsageError
 from nlsr.files import replacing
 from nlsr.networks import NETWORKS, Network, configure, name_of
 
@@ -32,8 +33,10 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
 
     Args:
         card: what should be known about the training: data, steps, hours, machine, scores. JSON values.
-    Raises: CheckpointError if the file cannot be written, UsageError for a module that is no network of nlsr.
+    Raises: CheckpointError if the file cannot be written, UsageError for a module that is no network of nlsr, and for
+        operators that have no name or are not those that the config says.
     """
+    check_operators(network)
     metadata = {
         "format": FORMAT,
         "network": name_of(network),
@@ -44,6 +47,15 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata))
+
+
+def check_operators(network: Network) -> None:
+    """Raises: UsageError if a network has operators by which nobody could build it again."""
+    said = getattr(network.config, "operator", None)
+    for operator in network.operators():
+        name = operator_name(operator)
+        if said is not None and name != said:
+            raise UsageError(f"the config says operator '{said}', but the network has '{name}'; build it with that")
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from nlsr.images import MAX_PIXELS
-from nlsr.networks import Network, name_of
+from nlsr.networks import name_of
+from nlsr.upscale.foreign import Foreign
 from nlsr.upscale.upscaler import Upscaler
 
 
@@ -40,7 +42,7 @@ def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
     """
     networks = [upscaler.models.cascade(scale).networks[0] for scale in upscaler.models.scales]
     return {
-        "model": [_identity(network) for network in networks if isinstance(network, Network)],
+        "model": [_identity(network) for network in networks],
         "size": {name: value for name, value in asdict(upscaler.size).items() if value is not None},
         "tile": upscaler.tile,
         "precision": upscaler.precision,
@@ -51,9 +53,10 @@ def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
     }
 
 
-def _identity(network: Network) -> str:
-    """Equal for equal networks with equal weights, whatever file they came from."""
-    digest = hashlib.sha256(f"{name_of(network)} {network.config}".encode())
+def _identity(network: nn.Module) -> str:
+    """Equal for equal networks with equal weights, whatever file they came from; functions are told by their names."""
+    what = network.name if isinstance(network, Foreign) else f"{name_of(network)} {network.config}"
+    digest = hashlib.sha256(what.encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())

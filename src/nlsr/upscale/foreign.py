@@ -1,0 +1,96 @@
+"""Functions of images that are no networks of ours, with what the upscaler must know of them: scale and memory."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nlsr.errors import UsageError
+
+PROBE_SIDES = 64, 128
+"""Sides of the images on which memory is counted; what larger ones need grows with their pixels."""
+WORKSPACE = 1.5
+"""Kernels need more than the tensors that can be counted: convolutions that unfold or reorder their input."""
+
+
+class Foreign(nn.Module):
+    """Any module or function from an image to a larger one."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], scale: int | None = None) -> None:
+        """
+        Args:
+            function: takes RGB in [0, 1], (1, 3, height, width) of any size, and gives (1, 3, scale * height, scale *
+                width). If it has a method `bytes_per_pixel`, as our networks do, its memory is not measured.
+            scale: by default the attribute `scale` of the function.
+        Raises: UsageError if the scale is neither given nor an attribute, or the function does not give such images.
+        """
+        super().__init__()
+        scale = getattr(function, "scale", None) if scale is None else scale
+        if type(scale) is not int:
+            raise UsageError(f"expected model_scale, how many times larger {_name(function)} makes an image")
+        self.function, self.scale, self.name = function, scale, f"{_name(function)} x{scale}"
+        self._bytes_per_pixel: int | None = None
+
+    def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
+        return self.function(low_res)
+
+    def bytes_per_pixel(self) -> int:
+        """Peak memory per low-res pixel, beyond the weights; counted once, on two small images."""
+        if self._bytes_per_pixel is None:
+            own = getattr(self.function, "bytes_per_pixel", None)
+            self._bytes_per_pixel = int(own()) if callable(own) else self._counted()
+        return self._bytes_per_pixel
+
+    @torch.no_grad()
+    def _counted(self) -> int:
+        device = next((weight.device for weight in self.parameters()), torch.device("cpu"))
+        peaks = []
+        for side in PROBE_SIDES:
+            image = torch.full((1, 3, side, side), 0.5, device=device)
+            with _Peak() as counted:
+                try:
+                    upscaled = self.function(image)
+                except Exception as error:  # another's code may fail in any way
+                    raise UsageError(f"{self.name} fails on a {side}x{side} image: {error}") from error
+            expected = (1, 3, self.scale * side, self.scale * side)
+            if not isinstance(upscaled, Tensor) or tuple(upscaled.shape) != expected:
+                got = tuple(upscaled.shape) if isinstance(upscaled, Tensor) else type(upscaled).__name__
+                raise UsageError(f"{self.name}: expected {expected} of a {side}x{side} image, got {got}")
+            peaks.append(counted.peak)
+        small, large = PROBE_SIDES
+        return round(WORKSPACE * (peaks[1] - peaks[0]) / (large**2 - small**2))
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of tensors that live at once, of those made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._alive = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if id(storage) not in self._known and id(storage) not in before:
+                    self._known.add(id(storage))
+                    self._alive += storage.nbytes()
+                    weakref.finalize(storage, self._forget, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self._alive)
+        return result
+
+    def _forget(self, identity: int, size: int) -> None:
+        self._known.discard(identity)
+        self._alive -= size
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
