@@ -51,7 +51,7 @@ def test_targets_are_what_the_teacher_makes_of_each_low_res_image(answered):
         with torch.inference_mode():
             expected = teacher(low[None].float() / 255)[0].clamp(0, 1) * 255
         assert pairs.taught(index).shape == high.shape
-        assert (pairs.taught(index).float() - expected).abs().max() <= 0.51
+        assert (pairs.taught(index).float() - expected).abs().max() <= 3  # bf16 where processors are made for it
 
 
 def test_a_teacher_is_asked_once_and_again_only_for_what_changed(answered, asked, data, tmp_path):

@@ -28,14 +28,14 @@ def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", r
     """The same pairs with what the teacher makes of each low-res image, in 8 bits.
 
     Args:
-        teacher: enlarges by the scale of the pairs; in float32, whole images, in tiles only where memory needs them.
+        teacher: enlarges by the scale of the pairs; whole images as `Upscaler` does, in bf16 on processors made for it.
         cache: the folder of the decoded images.
         device: where the teacher runs.
         report: called with the number of images done and the number of all.
     Raises: ImageError if the cache cannot be written.
     """
     folder, digest = cache / "taught", weights_digest(teacher)
-    upscaler = Upscaler(teacher, precision="fp32", device=device)
+    upscaler = Upscaler(teacher, device=device)
     entries: list[Entry] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
