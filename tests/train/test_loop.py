@@ -1,5 +1,6 @@
 """Training: it learns, saves what it averaged, and equal runs give equal weights, in parts or whole."""
 
+import hashlib
 import json
 
 import pytest
@@ -119,6 +120,9 @@ def test_a_teacher_pulls_with_its_weight_and_leaves_nothing_in_the_file(tmp_path
     both = fit("both", *settings, teacher, "training.losses={l1=0.5,distillation=0.5}")
     assert not torch.equal(both["head.weight"], alone["head.weight"])
     assert both.keys() == alone.keys()
+    about = json.loads(read_tensors(tmp_path / "both" / "tiny.safetensors")[1]["card"])["teacher"]
+    assert about["file"] == "teacher.safetensors"
+    assert about["sha256"] == hashlib.sha256((tmp_path / "teacher.safetensors").read_bytes()).hexdigest()
     monkeypatch.setattr(Pairs, "taught", lambda pairs, index: pairs[index][1])
     same = fit("same", *settings, teacher, "training.losses={l1=0.25,distillation=0.75}")
     torch.testing.assert_close(same["head.weight"], alone["head.weight"], rtol=0, atol=1e-5)

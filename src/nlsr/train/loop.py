@@ -33,7 +33,7 @@ from nlsr.train.losses import PIXEL_LOSSES
 from nlsr.train.milestones import Milestones
 from nlsr.train.optimizers import averaged, build_optimizer, build_schedule
 from nlsr.train.recipe import CHECKPOINT, Recipe
-from nlsr.train.start import images_to_validate, start_from
+from nlsr.train.start import about_teacher, images_to_validate, start_from
 from nlsr.weights import save_network
 
 SMOOTHING = 0.02
@@ -54,6 +54,7 @@ class Training(lightning.LightningModule):
         if recipe.training.teacher is not None and pairs.teacher is None:
             raise RecipeError("training.teacher: the pairs have no answers of it; ask with nlsr.train.data.teach")
         self.recipe, self.pairs, self.validation, self.folder = recipe, pairs, validation, folder
+        self.teacher = about_teacher(recipe) if recipe.training.teacher else None
         self.network: Network = recipe.build_network().to(memory_format=torch.channels_last)
         self.validated = images_to_validate(validation, self.network.scale)
         if recipe.start is not None and not resume:
@@ -335,6 +336,7 @@ def card(module: Training, sources: Sequence[str], device: torch.device) -> dict
     return {
         "recipe": module.recipe.model_dump(mode="json"),
         "data": list(sources),
+        **({"teacher": module.teacher} if module.teacher else {}),
         "steps": module.global_step,
         "hours": round(module.seconds / 3600, 2),
         "machine": f"{_machine(device)}, torch {torch.__version__}",

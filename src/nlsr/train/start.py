@@ -9,7 +9,8 @@ from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import WINDOW_SIZE
 from nlsr.networks import Network
 from nlsr.train.recipe import Recipe
-from nlsr.weights import load
+from nlsr.weights import find, load
+from nlsr.weights.catalogue import recognised, sha256
 
 
 def images_to_validate(folder: Path, scale: int) -> list[str]:
@@ -49,6 +50,20 @@ def start_from(network: Network, model: str) -> None:
 def _owner(name: str) -> str:
     """The module that a weight belongs to."""
     return name.rpartition(".")[0]
+
+
+def about_teacher(recipe: Recipe) -> dict[str, str]:
+    """What a card says of the teacher: its file, and where that is known, its source and what it was trained on.
+
+    Raises: CheckpointError if there is no such model.
+    """
+    assert recipe.training.teacher is not None
+    path = find(recipe.training.teacher, scale=recipe.network.scale)
+    digest = sha256(path)
+    about, known = {"file": path.name, "sha256": digest}, recognised(digest)
+    if known is not None:
+        about |= {"source": known.source, "licence": known.licence, "trained on": known.trained_on}
+    return about
 
 
 def load_teacher(recipe: Recipe) -> Network:

@@ -27,6 +27,8 @@ class KnownFile:
     licence: str
     """The licence of the repository that publishes it."""
     sha256: str = UNKNOWN
+    trained_on: str = UNKNOWN
+    """Images, and what these may be used for."""
 
 
 def packaged() -> dict[str, Path]:
@@ -63,6 +65,8 @@ def recognised(digest: str) -> KnownFile | None:
     return next((known for known in known_files() if known.sha256 == digest), None)
 
 
+DF2K = "DIV2K and Flickr2K, whose images are for academic research"
+
 SMFANET_FILES = {
     "SMFANet_DF2K_100w_x2SR.pth": "daea7fc72a6e4aff80163768209ea5e56fd9705db9e6323f31822f24cd03902e",
     "SMFANet_DF2K_100w_x3SR.pth": "ae9953d36b4afb25211a23b02499dc029dfe64a2549c3426b29aaca14f17baa1",
@@ -97,7 +101,7 @@ def _published() -> list[KnownFile]:
         ),
         *(KnownFile(f"PANx{s}_DF2K.pth", "pan", s, pan.format(s), NONE_STATED) for s in (2, 3, 4)),
         *(
-            KnownFile(name, "smfanet", int(name[-len("4SR.pth")]), smfanet + name, "Apache-2.0", digest)
+            KnownFile(name, "smfanet", int(name[-len("4SR.pth")]), smfanet + name, "Apache-2.0", digest, DF2K)
             for name, digest in SMFANET_FILES.items()
         ),
     ]

@@ -36,10 +36,11 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
     Raises: CheckpointError if the file cannot be written, UsageError for a module that is no network of nlsr, and for
         operators that have no name or are not those that the config says.
     """
+    kind = name_of(network)
     check_operators(network)
     metadata = {
         "format": FORMAT,
-        "network": name_of(network),
+        "network": kind,
         "config": json.dumps(dataclasses.asdict(network.config), sort_keys=True),
         "scale": str(network.scale),
         "joined_patches": str(network.joined_patches),
