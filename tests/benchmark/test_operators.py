@@ -8,6 +8,8 @@ from nlsr.attention import OPERATORS
 from nlsr.benchmark.operators import Measurement, Stack, check, exponent, measure
 from nlsr.benchmark.workers import Failed, Worker
 
+FOR_EVER = 10**6
+
 
 def rows(power, sizes=(32, 64, 128)):
     return [Measurement("x", size, 8, "forward", seconds=3e-6 * (size**2) ** power) for size in sizes]
@@ -45,15 +47,21 @@ def test_a_sharing_stack_owns_one_operator_and_the_other_ten():
         assert sum(block.operator is not None for block in Stack("kmeans", 16, share=share).blocks) == count
 
 
+def test_what_cannot_be_loaded_is_said_and_not_waited_for(capfd):
+    with pytest.raises(Failed, match="the process died"):
+        Worker("tests.benchmark.nowhere", threads=1).ask("add", 2, 3, limit=FOR_EVER)
+    assert "No module named" in capfd.readouterr().err
+
+
 def test_a_worker_that_takes_too_long_is_replaced():
     worker = Worker("tests.benchmark.slow", threads=1)
     try:
-        with pytest.raises(Failed, match="more than 1 s"):
-            worker.ask("sleep", 60, limit=1)
-        assert worker.ask("add", 2, 3, limit=60) == 5
-        with pytest.raises(Failed, match="out of memory"):
-            worker.ask("die", limit=60)
+        with pytest.raises(Failed, match="more than 0 s"):
+            worker.ask("sleep", FOR_EVER, limit=0.01)
+        assert worker.ask("add", 2, 3, limit=FOR_EVER) == 5
         with pytest.raises(Failed, match="no such thing"):
-            worker.ask("fail", limit=60)
+            worker.ask("fail", limit=FOR_EVER)
+        with pytest.raises(Failed, match="out of memory"):
+            worker.ask("die", limit=FOR_EVER)
     finally:
         worker.close()

@@ -1,5 +1,6 @@
 """nlsr benchmark: measured and predicted rows."""
 
+import importlib
 import json
 
 import pytest
@@ -10,7 +11,26 @@ from nlsr.benchmark.tradeoff import points
 from nlsr.benchmark.workers import Failed
 
 
-def test_the_table_names_sizes_and_published_counts(nlsr, monkeypatch):
+class Here:
+    """A worker that answers in this process: to start another takes longer than all that is measured."""
+
+    def __init__(self, module, *, threads, modules=()):
+        self.requests = importlib.import_module(module).REQUESTS
+
+    def ask(self, request, *arguments, limit):
+        return json.loads(json.dumps(self.requests[request](*arguments)))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch):
+    for measured in ("networks", "operators"):
+        monkeypatch.setattr(f"nlsr.benchmark.{measured}.Worker", Here)
+
+
+def test_the_table_names_sizes_and_published_counts(nlsr, here, monkeypatch):
     monkeypatch.setattr("nlsr.benchmark.networks.SIZES", ((16, 16), (20, 24)))
     code, out, _ = nlsr("benchmark", "networks", "pan", "lcoan-light", "--threads", 1, "--json")
     assert code == 0
@@ -22,7 +42,7 @@ def test_the_table_names_sizes_and_published_counts(nlsr, monkeypatch):
         assert all(cost["seconds"] > 0 for cost in row["costs"])
 
 
-def test_what_would_take_too_long_is_predicted_and_marked(nlsr, monkeypatch):
+def test_what_would_take_too_long_is_predicted_and_marked(nlsr, here, monkeypatch):
     monkeypatch.setattr("nlsr.benchmark.networks.SIZES", ((16, 16), (20000, 24000)))
     code, out, _ = nlsr("benchmark", "networks", "pan", "--threads", 1, "--limit", 1)
     assert code == 0
@@ -65,7 +85,7 @@ def test_a_size_that_is_none_is_refused(nlsr, size):
     assert (code, f"--size {size}: expected WxH, like 320x180" in err) == (2, True)
 
 
-def test_quality_is_drawn_against_time_from_what_was_evaluated(nlsr, tmp_path):
+def test_quality_is_drawn_against_time_from_what_was_evaluated(nlsr, here, tmp_path):
     (tmp_path / "data").mkdir()
     for name, side in (("a.png", 32), ("b.png", 48)):
         Image.effect_noise((side, side), 60).convert("RGB").save(tmp_path / "data" / name)
@@ -94,7 +114,7 @@ def test_a_folder_without_results_is_refused_before_anything_is_measured(nlsr, t
     assert "expected the folder of a finished `nlsr evaluate -o` run" in err
 
 
-def test_operators_are_measured_and_drawn(nlsr, tmp_path):
+def test_operators_are_measured_and_drawn(nlsr, here, tmp_path):
     Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "picture.png")
     names = ["kmeans", "dense", "cross-scale"]
     words = [*names, "--size", 16, "--size", 24, "--channels", 16, "--repeats", 1, "--threads", 1]
@@ -112,7 +132,7 @@ def test_operators_are_measured_and_drawn(nlsr, tmp_path):
         assert plot.width > 500
 
 
-def test_a_stack_that_shares_is_held_against_one_that_does_not(nlsr):
+def test_a_stack_that_shares_is_held_against_one_that_does_not(nlsr, here):
     words = ["kmeans", "superbit", "--stack", "--size", 24, "--channels", 16, "--repeats", 1, "--threads", 1]
     code, out, err = nlsr("benchmark", "operators", *words)
     assert code == 0, err

@@ -4,10 +4,10 @@ import base64
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -130,13 +130,14 @@ def test_an_existing_file_is_kept_unless_asked(nlsr, tmp_path, tiny_model):
 
 
 @pytest.mark.parametrize("target", ["nowhere/out.png", "out.xyz", "out"])
-def test_an_output_that_cannot_be_written_is_said_before_computing(nlsr, tmp_path, tiny_model, target):
-    started = time.monotonic()
-    source = picture(tmp_path / "a.png", size=(400, 400))
+def test_an_output_that_cannot_be_written_is_said_before_computing(nlsr, tmp_path, tiny_model, monkeypatch, target):
+    from nlsr.networks import Network
+
+    monkeypatch.setattr(Network, "trace", lambda *_, **__: pytest.fail("computed"))
+    source = picture(tmp_path / "a.png")
     code, _, err = nlsr("upscale", source, "--model", tiny_model, "-o", tmp_path / target)
     assert code in (1, 2)
     assert len(err.splitlines()) == 1
-    assert time.monotonic() - started < 5
     assert leftovers(tmp_path) == ["a.png"]
 
 
@@ -323,7 +324,7 @@ def test_a_folder_is_mirrored(nlsr, tmp_path, tiny_model, folder):
     code, out, err = nlsr("upscale", folder, "-o", tmp_path / "out", "--model", tiny_model)
     assert (code, err) == (0, "")
     assert tree(tmp_path / "out") == ["a.png", "sub/b.png", "sub/deep/c.png"]
-    assert out.splitlines()[-1].startswith("3 of 3 pictures in 0:00:0")
+    assert re.fullmatch(r"3 of 3 pictures in \d+:\d\d:\d\d", out.splitlines()[-1])
 
 
 def test_an_output_folder_inside_the_input_folder_is_not_read(nlsr, tmp_path, tiny_model, folder):

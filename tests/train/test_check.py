@@ -1,5 +1,7 @@
 """nlsr train --check: says what a recipe would do, and what is wrong or missing, without training."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,30 @@ def test_a_recipe_is_explained(recipe_file, data, tmp_path):
     assert told(text, "optimizer")[0].startswith("Adam (0.9, 0.999), eps 1e-08, gradients no longer than 1")
     assert told(text, "run") == [f"{tmp_path / 'run'}: new"]
     (cost,) = told(text, "cost")
-    assert " s a step with " in cost
+    assert re.fullmatch(
+        r"\S+ s a step, \S+ hours in all, where nothing else runs: "
+        r"measured were \S+ processor seconds a step on 1 thread here; \S+ MiB beside the data",
+        cost,
+    )
     assert list(tmp_path.glob("run*")) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_hours_are_those_of_the_processor_whatever_else_the_machine_does(
+    recipe_file, data, tmp_path, monkeypatch, threads
+):
+    """A step that waits for ten seconds by the clock and computes for two on every thread takes two."""
+    monkeypatch.setattr("nlsr.train.check.torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("time.process_time", itertools.count(0, 2 * threads).__next__)
+    monkeypatch.setattr("time.perf_counter", itertools.count(0, 10).__next__)
+    monkeypatch.setattr("time.monotonic", itertools.count(0, 10).__next__)
+    settings = ["training.steps=3600", "training.accumulate=2", "training.validate_every=3600"]
+    text = explain(read_recipe(recipe_file, settings), data=data, folder=tmp_path / "run")
+    (cost,) = told(text, "cost")
+    words = (
+        f"4 s a step, 4 hours in all, where nothing else runs: measured were {4 * threads} processor seconds a step on"
+    )
+    assert cost.startswith(words)
 
 
 def test_what_changes_is_said(recipe_file, data, tmp_path):

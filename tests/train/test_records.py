@@ -4,6 +4,8 @@ import os
 
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 import nlsr
@@ -19,7 +21,7 @@ def test_a_run_leaves_a_curve_samples_and_a_log(tmp_path, fit, pictures):
     names = "step hours loss psnr rate gradient_norm steps_per_second cluster_cosine cluster_entropy"
     assert list(rows[0]) == names.split()
     assert 0 < float(rows[-1]["gradient_norm"]) < 10
-    assert float(rows[-1]["steps_per_second"]) > 0.01
+    assert float(rows[-1]["steps_per_second"]) > 0
     assert 0 < float(rows[-1]["cluster_cosine"]) <= 1
     assert 0 < float(rows[-1]["cluster_entropy"]) <= 1
     assert float(rows[0]["rate"]) == pytest.approx(1e-3)  # of the third step: the second of the warm-up has 1
@@ -35,10 +37,18 @@ def test_the_curve_of_a_network_without_clusters_has_no_columns_for_them(tmp_pat
 
 
 def test_the_best_weights_are_those_of_the_best_row_of_the_curve(tmp_path, fit):
-    fit("run", "training.steps=8", "training.learning_rate=0.05", "training.average_decay=0")
+
+    class Spoilt(Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            if trainer.global_step == 4:
+                with torch.no_grad():
+                    for weight in module.network.parameters():
+                        weight.mul_(3)
+
+    fit("run", "training.average_decay=0", callbacks=[Spoilt()])
     rows = read_curve(tmp_path / "run" / "curve.csv")
     best = max(float(row["psnr"]) for row in rows)
-    assert best > float(rows[-1]["psnr"]) + 0.01, "a rate this high should spoil something"
+    assert best > float(rows[-1]["psnr"]) + 0.01
     network = nlsr.load(tmp_path / "run" / "best.safetensors")
     score = evaluate(upscale_with(network), tmp_path / "data" / "valid", scale=2).mean.psnr
     assert score == pytest.approx(best, abs=1e-3)

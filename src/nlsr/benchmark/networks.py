@@ -4,9 +4,6 @@ What would take longer than a limit, or more memory than there is, is not run bu
 """
 
 import functools
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nlsr.attention.streamed import uncut
 from nlsr.benchmark.memory import peak_memory, reset_peak
+from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
 from nlsr.networks import NETWORKS, PRESETS, Network
 from nlsr.upscale.memory import total_memory
@@ -152,19 +150,20 @@ def _cost(
         seconds = smaller.seconds * counts[0] / counts[1]
     if (seconds or 0) > limit or memory > total_memory():
         return Cost(height, width, seconds, memory, predicted=True)
-    request = json.dumps([name, network.scale, height, width, threads])
-    command = [sys.executable, "-m", "nlsr.benchmark.networks", request]
+    worker = Worker("nlsr.benchmark.networks", threads=threads)  # a new one, which holds nothing of others
     try:
-        finished = subprocess.run(command, capture_output=True, check=True, timeout=max(60, 10 * limit))
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):  # out of memory or of time after all
+        return Cost(
+            height, width, *worker.ask("run", name, network.scale, height, width, limit=10 * limit), predicted=False
+        )
+    except Failed:  # it ran out of memory or of time after all
         return Cost(height, width, seconds, memory, predicted=True)
-    return Cost(height, width, *json.loads(finished.stdout), predicted=False)
+    finally:
+        worker.close()
 
 
 @torch.inference_mode()
-def _run(name: str, scale: int, height: int, width: int, threads: int) -> tuple[float, float]:
+def _run(name: str, scale: int, height: int, width: int) -> tuple[float, float]:
     """Median seconds of up to nine runs, fewer where one takes long, and peak bytes on top of the built network."""
-    torch.set_num_threads(threads)
     network = build(name, scale).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.rand(1, 3, height, width).contiguous(memory_format=torch.channels_last)
     network(image[..., :16, :16])
@@ -196,5 +195,5 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-if __name__ == "__main__":
-    print(json.dumps(_run(*json.loads(sys.argv[1]))))
+REQUESTS = {"run": _run}
+"""What a worker of this module answers."""

@@ -24,8 +24,6 @@ from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
 
 SIZES = (64, 96, 128, 160, 224, 320)
-STARTING = 60.0
-"""Seconds that a process may take until it answers for the first time; loading torch takes most of them."""
 STACK = 10
 """Modules of a stack: the number of groups of the published LCoAN."""
 
@@ -94,7 +92,7 @@ def measure(
     done = 0
     try:
         for name in names:
-            workers[name].ask("check", name, limit=max(limit, STARTING))
+            workers[name].ask("check", name, limit=limit)
         for _ in range(repeats):
             for row in rows:
                 _repeat(row, rows, workers[row.operator], device, limit)

@@ -1,6 +1,6 @@
 """Measurements in processes that wait between them, so that they can take turns and one that dies takes no other along.
 
-A worker imports once, then answers requests: a name, a function's arguments, a result, one JSON line each.
+A worker imports once and says so, then answers requests: a name, a function's arguments, a result, one JSON line each.
 """
 
 import json
@@ -36,7 +36,8 @@ class Worker:
         """The result of a request.
 
         Args:
-            limit: seconds; a worker that needs longer is killed, and started anew for the next request.
+            limit: seconds; a worker that needs longer is killed, and started anew for the next request. The time
+                that its process needs to load libraries does not count.
         Raises: Failed if it took too long, ran out of memory or raised.
         """
         if self.process is None:
@@ -45,6 +46,12 @@ class Worker:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([request, arguments]) + "\n")
         self.process.stdin.flush()
+        answer = json.loads(self._next_line(limit))
+        if "error" in answer:
+            raise Failed(answer["error"])
+        return answer["result"]
+
+    def _next_line(self, limit: float | None) -> str:
         try:
             line = self.answers.get(timeout=limit)
         except queue.Empty:
@@ -53,10 +60,7 @@ class Worker:
         if not line:
             self.close()
             raise Failed("the process died, most likely out of memory")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise Failed(answer["error"])
-        return answer["result"]
+        return line
 
     def close(self) -> None:
         if self.process is not None:
@@ -74,6 +78,7 @@ class Worker:
         self.answers: queue.Queue[str] = queue.Queue()
         self.listener = threading.Thread(target=_listen, args=(self.process, self.answers), daemon=True)
         self.listener.start()
+        self._next_line(limit=None)  # it is ready, or dead
 
 
 def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str]") -> None:
@@ -92,9 +97,9 @@ def _serve(module: str, threads: int, modules: Sequence[str]) -> None:
     from nlsr.upscale.memory import out_of_memory
 
     import_modules(modules)
-
     torch.set_num_threads(threads)
     requests = importlib.import_module(module).REQUESTS
+    print("ready", flush=True)
     for line in sys.stdin:
         name, arguments = json.loads(line)
         try:

@@ -179,16 +179,20 @@ def _cost(recipe: Recipe) -> Lines:
     except (NlsrError, RuntimeError, MemoryError) as error:
         yield "cost", f"a step fails here: {error}"
         return
-    hours = seconds * settings.accumulate * settings.steps / 3600
+    threads, seconds = torch.get_num_threads(), seconds * settings.accumulate
     yield (
         "cost",
-        f"{seconds * settings.accumulate:.2g} s a step with {torch.get_num_threads()} threads here, "
-        f"{hours:.3g} hours in all; {memory / 2**20:,.0f} MiB beside the data",
+        f"{seconds / threads:.2g} s a step, {seconds / threads * settings.steps / 3600:.3g} hours in all, where "
+        f"nothing else runs: measured were {seconds:.2g} processor seconds a step on {threads} "
+        f"thread{'s' if threads > 1 else ''} here; {memory / 2**20:,.0f} MiB beside the data",
     )
 
 
 def _measure(recipe: Recipe, batch_size: int, side: int) -> tuple[float, float]:
-    """Median seconds of a step and peak bytes, of random patches."""
+    """Median processor seconds of a step, of all threads, and peak bytes, of random patches.
+
+    The clock would count what other programs do meanwhile.
+    """
     before = reset_peak()
     network, scale = recipe.build_network().to(memory_format=torch.channels_last), recipe.network.scale
     draw = torch.Generator().manual_seed(0)
@@ -197,11 +201,11 @@ def _measure(recipe: Recipe, batch_size: int, side: int) -> tuple[float, float]:
     optimizer = torch.optim.Adam(network.parameters())
     times = []
     for _ in range(MEASURED_STEPS):
-        started = time.perf_counter()
+        started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
             upscaled = network.trace(low_res, draws=draw).upscaled
         (upscaled.float() - high_res).abs().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return sorted(times)[len(times) // 2], peak_memory() - before
