@@ -241,6 +241,15 @@ def test_files_trained_on_values_up_to_255_give_the_pictures_of_their_own_code(t
         torch.testing.assert_close(loaded(low_res), expected, atol=1e-6, rtol=0)
 
 
+def test_a_file_is_no_relative_without_its_blocks(tmp_path):
+    """The names of a Real-ESRGAN Compact are those of an EDSR's body, but for the blocks in it."""
+    state = {f"body.{index}.{end}": torch.zeros(8) for index in range(5) for end in ("weight", "bias")}
+    torch.save(state, tmp_path / "compact.pth")
+    with pytest.raises(CheckpointError) as info:
+        nlsr.load(tmp_path / "compact.pth")
+    assert "EDSR" not in str(info.value)
+
+
 def test_a_file_of_nlan_is_understood(tmp_path):
     """No file is published; the names are those that its repository's modules would give."""
     torch.manual_seed(0)

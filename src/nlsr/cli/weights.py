@@ -38,7 +38,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Everything that is known of one weight file."""
-    from nlsr.networks import name_of
+    from nlsr.networks import ForeignNetwork, name_of
     from nlsr.weights import find, load
     from nlsr.weights.catalogue import recognised, sha256
     from nlsr.weights.checkpoint import is_ours, read_card, read_metadata
@@ -49,7 +49,7 @@ def info(
     known = recognised(digest)
     facts: dict[str, Any] = {
         "file": str(path),
-        "kind": "nlsr" if is_ours(metadata) else "published",
+        "kind": "spandrel" if isinstance(network, ForeignNetwork) else "nlsr" if is_ours(metadata) else "published",
         "network": name_of(network),
         "scale": network.scale,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -75,7 +75,6 @@ def detect(
     """Which network each file holds, by the names and shapes of its tensors."""
     from nlsr.networks import name_of
     from nlsr.weights.checkpoint import build, is_ours, read_tensors
-    from nlsr.weights.detect import detect as detect_published
 
     failed, found = False, []
     for path in files:
@@ -86,7 +85,7 @@ def detect(
                 sizes = dataclasses.asdict(network.config)
                 facts: dict[str, Any] = {"network": name_of(network), "sizes": sizes, "unsaid": {}}
             else:
-                facts = dataclasses.asdict(detect_published(path, tensors))
+                facts = _detected(path, tensors)
         except NlsrError as error:
             print(f"weights detect: {error}", file=sys.stderr)
             failed = True
@@ -146,6 +145,20 @@ def convert(
     network = load(file, **model_settings(settings))
     save_network(target, network, card={"converted from": file.name, "sha256": sha256(file)})
     print(f"{target}: {type(network).__name__} x{network.scale}, from {file}")
+
+
+def _detected(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
+    """What a file that is not ours holds, as its authors published it or as spandrel knows it."""
+    from nlsr.networks import name_of
+    from nlsr.weights import load
+    from nlsr.weights.detect import UnknownNetwork
+    from nlsr.weights.detect import detect as detect_published
+
+    try:
+        return dataclasses.asdict(detect_published(path, tensors))
+    except UnknownNetwork:
+        network = load(path)
+    return {"network": name_of(network), "sizes": dataclasses.asdict(network.config), "unsaid": {}}
 
 
 def _listed(facts: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from nlsr.networks.configs import configure
 from nlsr.networks.csnln import CSNLN, CSNLNConfig, csnln
 from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
 from nlsr.networks.enlcn import ENLCN, ENLCNConfig, enlcn
+from nlsr.networks.foreign import ForeignConfig, ForeignNetwork
 from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
 from nlsr.networks.levn import levn
 from nlsr.networks.network import Network, Trace
@@ -110,10 +111,12 @@ def build(config: Any, *, seed: int = 0) -> Network:
 
 
 def name_of(network: nn.Module) -> str:
-    """The name under which a network's class is known.
+    """The name under which a network's class is known; a foreign network has that of its architecture.
 
-    Raises: UsageError for anything that is no network of `NETWORKS`.
+    Raises: UsageError for anything that is no network of nlsr.
     """
+    if isinstance(network, ForeignNetwork):
+        return network.config.architecture
     for name, (_, kind) in NETWORKS.items():
         if type(network) is kind:
             return name
@@ -134,6 +137,8 @@ __all__ = [
     "CSNLNConfig",
     "DLSNConfig",
     "ENLCNConfig",
+    "ForeignConfig",
+    "ForeignNetwork",
     "LCoAN",
     "LCoANConfig",
     "NLANConfig",

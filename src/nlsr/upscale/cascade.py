@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nlsr.errors import UsageError
-from nlsr.networks import Network
+from nlsr.networks import ForeignNetwork, Network
 from nlsr.upscale.foreign import Foreign
+from nlsr.upscale.memory import shown
 from nlsr.upscale.size import passes
-from nlsr.weights import family, load
+from nlsr.weights import family, find, load
 
 
 class Cascade(nn.Module):
@@ -53,8 +55,14 @@ class Models:
     A name is that of packaged weights ("lcoan-light-x4"), of a family of them ("lcoan-light"), or of a file.
     """
 
-    def __init__(self, model: Any, device: torch.device, *, model_scale: int | None = None) -> None:
-        """Raises: CheckpointError for a model that cannot be loaded, UsageError for one that does not enlarge."""
+    def __init__(
+        self, model: Any, device: torch.device, *, model_scale: int | None = None, limit: int | None = None
+    ) -> None:
+        """
+        Args:
+            limit: the memory in bytes that weights may take.
+        Raises: CheckpointError for a model that cannot be loaded, UsageError for one that is larger than the limit.
+        """
         self.device = device
         is_named = isinstance(model, str | os.PathLike)
         if not is_named and not callable(model):
@@ -64,14 +72,20 @@ class Models:
         self._names = family(str(model)) if is_named else {}
         self._networks: dict[int, Network | Foreign] = {}
         if not self._names:
+            if is_named and limit is not None:
+                _check_weights(find(model), limit)
             network = load(model) if is_named else _copied(model, model_scale)
             self._networks[network.scale] = self._prepared(network)
         self.scales = tuple(sorted(self._names or self._networks))
-        if self.scales[0] < 2:
-            raise UsageError(f"expected a model that enlarges, got one of scale {self.scales[0]}")
 
     def cascade(self, scale: float) -> Cascade:
-        """The networks that reach a scale."""
+        """The networks that reach a scale. Raises: UsageError if the model does not enlarge and should."""
+        if self.scales == (1,):
+            if scale > 1:
+                raise UsageError(
+                    f"expected a size up to that of the picture, as this model does not enlarge; got x{scale:g}"
+                )
+            return Cascade([self.network(1)])
         return Cascade([self.network(step) for step in passes(scale, self.scales)])
 
     def network(self, scale: int) -> Network | Foreign:
@@ -79,6 +93,15 @@ class Models:
         if scale not in self._networks:
             self._networks[scale] = self._prepared(load(self._names[scale]))
         return self._networks[scale]
+
+    @property
+    def half_precisions(self) -> tuple[str, ...] | None:
+        """Those that a network of another library is made for; None for ours and for functions, of which nothing is
+        known."""
+        for network in self._networks.values():
+            if isinstance(network, ForeignNetwork):
+                return network.config.half_precisions
+        return None
 
     def _prepared(self, network: Network | Foreign) -> Network | Foreign:
         # Convolutions of few channels are up to three times as fast on a processor if channels lie together.
@@ -89,3 +112,10 @@ def _copied(model: Any, scale: int | None) -> Network | Foreign:
     """The caller's stays as it is."""
     model = deepcopy(model) if isinstance(model, nn.Module) else model
     return model if isinstance(model, Network) else Foreign(model, scale)
+
+
+def _check_weights(path: Path, limit: int) -> None:
+    """Raises: UsageError for a file that is larger than the memory it may take."""
+    size = path.stat().st_size if path.is_file() else 0
+    if size > limit:
+        raise UsageError(f"{path}: the weights alone take {shown(size)}, --memory allows {shown(limit)}")

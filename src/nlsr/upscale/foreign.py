@@ -1,21 +1,17 @@
 """Functions of images that are no networks of ours, with what the upscaler must know of them: scale and memory."""
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nlsr.errors import UsageError
+from nlsr.networks.live_memory import LiveMemory
 
 PROBE_SIDES = 64, 128
 """Sides of the images on which memory is counted; what larger ones need grows with their pixels."""
-WORKSPACE = 1.5
-"""Kernels need more than the tensors that can be counted: convolutions that unfold or reorder their input."""
 
 
 class Foreign(nn.Module):
@@ -52,7 +48,7 @@ class Foreign(nn.Module):
         peaks = []
         for side in PROBE_SIDES:
             image = torch.full((1, 3, side, side), 0.5, device=device)
-            with _Peak() as counted:
+            with LiveMemory() as counted:
                 try:
                     upscaled = self.function(image)
                 except Exception as error:  # another's code may fail in any way
@@ -63,33 +59,7 @@ class Foreign(nn.Module):
                 raise UsageError(f"{self.name}: expected {expected} of a {side}x{side} image, got {got}")
             peaks.append(counted.peak)
         small, large = PROBE_SIDES
-        return round(WORKSPACE * (peaks[1] - peaks[0]) / (large**2 - small**2))
-
-
-class _Peak(TorchDispatchMode):
-    """Counts the bytes of tensors that live at once, of those made inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = self._alive = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                if id(storage) not in self._known and id(storage) not in before:
-                    self._known.add(id(storage))
-                    self._alive += storage.nbytes()
-                    weakref.finalize(storage, self._forget, id(storage), storage.nbytes())
-        self.peak = max(self.peak, self._alive)
-        return result
-
-    def _forget(self, identity: int, size: int) -> None:
-        self._known.discard(identity)
-        self._alive -= size
+        return round((peaks[1] - peaks[0]) / (large**2 - small**2))
 
 
 def _name(function: Any) -> str:

@@ -95,7 +95,8 @@ class Upscaler:
         self.tile, self.memory = tile, memory
         self.precision, self.ensemble = precision, ensemble
         choose(precision, self.device, depth=8)
-        self.models = Models(model, self.device, model_scale=model_scale)
+        self.models = Models(model, self.device, model_scale=model_scale, limit=memory)
+        choose(precision, self.device, depth=8, made_for=self.models.half_precisions)
 
     @property
     def scale(self) -> int:
@@ -216,7 +217,7 @@ class Upscaler:
             tile=self.tile,
             budget=self.budget,
             strict=self.memory is not None,
-            precision=choose(self.precision, self.device, depth),
+            precision=choose(self.precision, self.device, depth, made_for=self.models.half_precisions),
         )
 
     @property

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nlsr.default import DEFAULT_MODEL
 from nlsr.devices import device_named
@@ -12,7 +13,7 @@ from nlsr.networks import Network
 from nlsr.weights.average import average
 from nlsr.weights.catalogue import family, packaged
 from nlsr.weights.checkpoint import build, is_ours, read_tensors, save_network
-from nlsr.weights.detect import build_published
+from nlsr.weights.detect import UnknownNetwork, build_published
 
 __all__ = ["average", "family", "find", "load", "packaged", "save_network"]
 
@@ -20,7 +21,8 @@ __all__ = ["average", "family", "find", "load", "packaged", "save_network"]
 def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu", **settings: Any) -> Network:
     """A network in eval mode, by the name of packaged weights or from a file.
 
-    Files may be ours or as published by the authors of a network.
+    Files may be ours, as published by the authors of a network, or of any network that spandrel knows, if that library
+    is installed (`pip install 'nlsr[spandrel]'`).
 
     Args:
         model: a name of weights ("lcoan-light-x4"), of a family of them ("lcoan-light"), or a weight file.
@@ -34,13 +36,31 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu
     where = device_named(device)
     path = find(model, scale=settings.get("scale"))
     tensors, metadata = read_tensors(path)
-    if not is_ours(metadata):
-        return build_published(path, tensors, settings).to(where)
-    network = build(path, tensors, metadata)
+    if is_ours(metadata):
+        network = build(path, tensors, metadata)
+    else:
+        try:
+            return build_published(path, tensors, settings).to(where)
+        except UnknownNetwork as error:
+            network = _by_spandrel(path, tensors, error)
     for name, value in settings.items():
         if getattr(network.config, name, None) != value:
             raise CheckpointError(f"{path}: holds its own config; {name} cannot be set to {value}")
     return network.to(where)
+
+
+def _by_spandrel(path: Path, tensors: dict[str, Tensor], unknown: UnknownNetwork) -> Network:
+    """The network of a file that is none of ours, if spandrel knows it. Raises: CheckpointError if it does not."""
+    from nlsr.weights.foreign import build_foreign, is_installed
+
+    if not is_installed():
+        raise CheckpointError(
+            f"{unknown}; spandrel knows many more networks: pip install 'nlsr[spandrel]'"
+        ) from unknown
+    network = build_foreign(path, tensors)
+    if network is None:
+        raise CheckpointError(f"{unknown}; spandrel does not know it either") from unknown
+    return network
 
 
 def find(model: str | Path, *, scale: int | None = None) -> Path:

@@ -18,10 +18,10 @@ from torch import Tensor
 from nlsr.attention import operator_name
 from nlsr.errors import CheckpointError, NlsrError, NlsrWarning, UsageError
 from nlsr.files import replacing
-from nlsr.networks import NETWORKS, Network, configure, name_of
+from nlsr.networks import NETWORKS, ForeignNetwork, Network, configure, name_of
 
 FORMAT = "nlsr-1"
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
+WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 """Names under which trainers keep a state dict inside a checkpoint."""
 AVERAGE_AND_LAST = ("params_ema", "params")
 """What BasicSR keeps of one training: the moving average of the weights, which published results are of, and the last
@@ -37,6 +37,8 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
         operators that have no name or are not those that the config says.
     """
     kind = name_of(network)
+    if isinstance(network, ForeignNetwork):
+        raise UsageError(f"a network of {kind} is not built by nlsr and cannot be saved; keep its own file")
     check_operators(network)
     metadata = {
         "format": FORMAT,

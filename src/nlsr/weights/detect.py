@@ -30,27 +30,31 @@ class Detected:
     """The other fields, with their published values; None for the scale of PAN, whose x2 and x3 have equal tensors."""
 
 
+class UnknownNetwork(CheckpointError):
+    """A file holds no network that is built here."""
+
+
 def detect(path: str | Path, tensors: Tensors) -> Detected:
     """The known network that a file holds.
 
-    Raises: CheckpointError if most of its names are of no known network, or if what would say its sizes is not there.
+    Raises: UnknownNetwork if most of its names are of no known network, or if what would say its sizes is not there.
     """
     if relative := _relative(tensors):
-        raise CheckpointError(f"{path}: holds an {relative}; expected a weight file of {', '.join(PUBLISHED)}")
+        raise UnknownNetwork(f"{path}: holds an {relative}; expected a weight file of {', '.join(PUBLISHED)}")
     shares = {network: _known_share(network, tensors) for network in PUBLISHED}
     network = max(shares, key=shares.__getitem__)
     if shares[network] <= 0.5:
         some = ", ".join(list(tensors)[:3])
-        raise CheckpointError(
+        raise UnknownNetwork(
             f"{path}: expected a weight file of {', '.join(PUBLISHED)}; only {shares[network]:.0%} of its names are "
             f"those of the closest, {network}; it begins with {some}"
         )
     try:
         sizes = PUBLISHED[network].sizes(tensors)
     except KeyError as error:
-        raise CheckpointError(f"{path}: closest to {network}, but has no tensor {error}") from error
+        raise UnknownNetwork(f"{path}: closest to {network}, but has no tensor {error}") from error
     except (ValueError, ZeroDivisionError, IndexError) as error:
-        raise CheckpointError(f"{path}: closest to {network}, but its shapes contradict each other") from error
+        raise UnknownNetwork(f"{path}: closest to {network}, but its shapes contradict each other") from error
     fields = NETWORKS[network][0].__dataclass_fields__
     unsaid = {name: None if name == "scale" else field.default for name, field in fields.items() if name not in sizes}
     return Detected(network, sizes, unsaid)
@@ -93,9 +97,11 @@ def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]
 
 def _relative(tensors: Tensors) -> str | None:
     """The network that a file holds of those whose names are almost ours."""
-    for network, patterns in RELATIVES.items():
-        if any(tensors and all(re.fullmatch(pattern, name) for name in tensors) for pattern in patterns):
-            return network
+    for network, spellings in RELATIVES.items():
+        for block, other in spellings:
+            others = [name for name in tensors if not re.fullmatch(block, name)]
+            if len(others) < len(tensors) and all(re.fullmatch(other, name) for name in others):
+                return network
     return None
 
 

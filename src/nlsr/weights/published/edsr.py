@@ -163,15 +163,22 @@ _IN_BASICSR = r"conv_first|conv_after_body|upsample\.\d+|conv_last"
 
 RELATIVES = {
     "EDSR": [
-        rf"({_HERE}|body\.\d+\.body\.[02]){_END}",
-        rf"({_IN_BASICSR}|body\.\d+\.conv[12]){_END}",
+        (rf"body\.\d+\.body\.[02]{_END}", rf"({_HERE}){_END}"),
+        (rf"body\.\d+\.conv[12]{_END}", rf"({_IN_BASICSR}){_END}"),
     ],
     "RCAN": [
-        rf"({_HERE}|body\.\d+\.body\.\d+(\.body\.([02]|3\.conv_du\.[02]))?){_END}",
-        rf"({_IN_BASICSR}|body\.\d+\.(conv|residual_group\.\d+\.rcab\.([02]|3\.attention\.[13]))){_END}",
+        (
+            rf"body\.\d+\.body\.\d+\.body\.3\.conv_du\.[02]{_END}",
+            rf"({_HERE}|body\.\d+\.body\.\d+(\.body\.[02])?){_END}",
+        ),
+        (
+            rf"body\.\d+\.residual_group\.\d+\.rcab\.3\.attention\.[13]{_END}",
+            rf"({_IN_BASICSR}|body\.\d+\.(conv|residual_group\.\d+\.rcab\.[02])){_END}",
+        ),
     ],
 }
-"""Networks that share these names without being one of ours -> patterns, in each of which all names of a file fit."""
+"""Networks that share these names without being one of ours -> for each spelling, the names of blocks, of which there
+must be some, and all other names."""
 
 PUBLISHED = {
     "dlsn": Published(_dlsn_sizes, _dlsn_rules, ENDS),
