@@ -19,14 +19,23 @@ def pan_file(tmp_path):
     return published_file(Case(FOLDER / "pan-net-x3.safetensors"), tmp_path)
 
 
-def test_list_names_ours_and_the_published_files(nlsr):
+def test_list_names_ours_and_the_published_files_in_columns(nlsr, tmp_path, monkeypatch):
+    monkeypatch.setenv("NLSR_CACHE", str(tmp_path))
     rows = {
         (row["network"], row["scale"], row["name"]): row for row in json.loads(nlsr("weights", "list", "--json")[1])
     }
     ours = rows["lcoan", 4, "lcoan-light-x4"]
     assert (ours["licence"], len(ours["sha256"])) == ("Apache-2.0", 64)
     assert rows["dlsn", 3, "DLSN_x3.pt"]["sha256"] == "unknown"
-    assert "PANx2_DF2K.pth" in nlsr("weights", "list")[1]
+    header, *lines = nlsr("weights", "list")[1].splitlines()
+    assert header.split() == ["MODEL", "NETWORK", "SCALE", "FILE", "HERE", "LICENCE", "SHA-256", "SOURCE"]
+    columns = [header.index(word) for word in header.split()]
+    assert len(lines) == len(rows)
+    told = {tuple(line[columns[0] : columns[5]].split()) for line in lines}
+    assert len(told) == len(lines)
+    assert ("smfanet-plus-x4", "smfanet-plus", "x4", "SMFANet_plus_DF2K_100w_x4SR.pth", "get") in told
+    assert ("nlsn-x2", "nlsn", "x2", "model_x2.pt", "no") in told
+    assert all(line[column - 1] == " " for line in lines for column in columns[1:])
 
 
 def test_info_describes_packaged_weights_and_recognises_a_copy_of_them(nlsr, tmp_path):

@@ -5,30 +5,72 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nlsr.cli.settings import ModelSettings, model_settings
 from nlsr.errors import CheckpointError, NlsrError, UsageError
 
-app = typer.Typer(help="List, recognise, describe, convert and average weight files.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from nlsr.weights.catalogue import KnownFile
+
+app = typer.Typer(help="List, download, recognise, describe, convert and average weight files.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
 def list_files(as_json: AsJson = False) -> None:
-    """Weights inside the package, and published ones with where to find them."""
-    from nlsr.weights.catalogue import known_files
+    """Weights inside the package, and published ones with where to find them.
 
-    rows = [dataclasses.asdict(known) for known in known_files()]
+    The first column is what --model takes. HERE says where the file is: in the package, downloaded, or to be had with
+    'nlsr weights get'.
+    """
+    from nlsr.weights.catalogue import IN_PACKAGE, available, known_files
+
+    known, here = known_files(), available()
     if as_json:
+        rows = [{"model": each.model} | dataclasses.asdict(each) | {"here": each.model in here} for each in known]
         print(json.dumps(rows, indent=1))
         return
-    for row in rows:
-        digest = row["sha256"] if row["sha256"] == "unknown" else f"{row['sha256'][:12]}..."
-        name, network, licence = f"{row['name']:18}", f"{row['network']:8}", f"{row['licence']:22}"
-        print(f"{name} {network} x{row['scale']}  {licence} sha256 {digest:15} {row['source']}")
+    table = [("MODEL", "NETWORK", "SCALE", "FILE", "HERE", "LICENCE", "SHA-256", "SOURCE")]
+    for each in known:
+        where = "package" if each.source == IN_PACKAGE else "downloaded" if each.model in here else ""
+        where = where or ("get" if each.address else "no")
+        digest = each.sha256 if each.sha256 == "unknown" else each.sha256[:12]
+        licence = each.licence.removeprefix("unknown (").removesuffix(")")
+        table.append((each.model, each.network, f"x{each.scale}", each.name, where, licence, digest, each.source))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command()
+def get(
+    names: Annotated[list[str], typer.Argument(help="Names in the first column of 'nlsr weights list', or families.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licences and terms that are shown.")] = False,
+) -> None:
+    """Download published weights from their authors' addresses; then --model takes their names.
+
+    The licence and the terms of the training images are shown first and asked for. A file lies in the user's cache
+    (NLSR_CACHE, if that is set), and only if its SHA-256 is the known one.
+    """
+    from nlsr.cli.progress import Counter
+    from nlsr.weights.catalogue import place
+    from nlsr.weights.download import download
+
+    wanted = [known for known in _downloads(names) if not place(known).is_file()]
+    for known in _downloads(names):
+        if known not in wanted:
+            print(f"{known.model}: is here already, {place(known)}")
+    for known in wanted:
+        print(f"{known.model}: {known.address}\n  licence: {known.licence}\n  trained on: {known.trained_on}")
+    if wanted and not yes:
+        _ask(len(wanted))
+    for known in wanted:
+        with Counter(known.model) as counter:
+            path = download(known, place(known), report=counter)
+        print(f"{known.model}: {path}, SHA-256 as known")
 
 
 @app.command()
@@ -145,6 +187,35 @@ def convert(
     network = load(file, **model_settings(settings))
     save_network(target, network, card={"converted from": file.name, "sha256": sha256(file)})
     print(f"{target}: {type(network).__name__} x{network.scale}, from {file}")
+
+
+def _downloads(names: list[str]) -> "list[KnownFile]":
+    """Raises: UsageError for a name that cannot be downloaded."""
+    from nlsr.weights.catalogue import downloads
+
+    known = downloads()
+    found: dict[str, KnownFile] = {}
+    for name in names:
+        members = [each for each in known if name in (each, each.rpartition("-x")[0])]
+        if not members:
+            raise UsageError(f"{name}: expected one of {', '.join(known)}")
+        found |= {each: known[each] for each in members}
+    return list(found.values())
+
+
+def _ask(number: int) -> None:
+    """Raises: UsageError if nobody can be asked, Exit with 1 if the answer is no."""
+    what = "it" if number == 1 else f"these {number}"
+    try:
+        agreed = typer.confirm(f"Download {what} under these terms?", err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        print(file=sys.stderr)
+        raise UsageError("nobody answers; agree to the licence and the terms above with --yes") from None
+    if not agreed:
+        print("weights get: nothing was downloaded", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _detected(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:

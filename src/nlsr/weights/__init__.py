@@ -11,7 +11,7 @@ from nlsr.devices import device_named
 from nlsr.errors import CheckpointError, UsageError
 from nlsr.networks import Network
 from nlsr.weights.average import average
-from nlsr.weights.catalogue import family, packaged
+from nlsr.weights.catalogue import available, downloads, family, packaged, place
 from nlsr.weights.checkpoint import build, is_ours, read_tensors, save_network
 from nlsr.weights.detect import UnknownNetwork, build_published
 
@@ -35,6 +35,9 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu
     """
     where = device_named(device)
     path = find(model, scale=settings.get("scale"))
+    downloaded = next((known for known in downloads().values() if place(known) == path), None)
+    if downloaded is not None:  # the tensors of PAN do not say it
+        settings = {"scale": downloaded.scale} | settings
     tensors, metadata = read_tensors(path)
     if is_ours(metadata):
         network = build(path, tensors, metadata)
@@ -64,13 +67,13 @@ def _by_spandrel(path: Path, tensors: dict[str, Tensor], unknown: UnknownNetwork
 
 
 def find(model: str | Path, *, scale: int | None = None) -> Path:
-    """The file of a name of packaged weights or of a family of them, or of a path.
+    """The file of a name of weights on this machine or of a family of them, or of a path.
 
     Args:
         scale: decides between the members of a family, of which the largest is the default.
     Raises: CheckpointError if there is neither, UsageError for a scale that a family lacks.
     """
-    known, members = packaged(), family(str(model))
+    known, members = available(), family(str(model))
     if str(model) in known:
         return known[str(model)]
     if members:
@@ -80,4 +83,6 @@ def find(model: str | Path, *, scale: int | None = None) -> Path:
         return known[members[scale or max(members)]]
     if Path(model).exists() or Path(model).suffix:
         return Path(model)
-    raise CheckpointError(f"no model is named '{model}' and no such file exists; packaged are: {', '.join(known)}")
+    if get := [name for name in downloads() if str(model) in (name, name.rpartition("-x")[0])]:
+        raise CheckpointError(f"{model} is not on this machine; get it with: nlsr weights get {get[-1]}")
+    raise CheckpointError(f"no model is named '{model}' and no such file exists; there are: {', '.join(known)}")
