@@ -3,7 +3,7 @@
 `affinity.py` says what a new operator must have; `register` makes it known by a name.
 """
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, ResidualAttention, SharedAttention
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, ResidualAttention, SharedAttention, learn
 from nlsr.attention.channel import ChannelAttention
 from nlsr.attention.chunked import ChunkedAffinity, Chunks
 from nlsr.attention.cross_scale import CrossScale, CrossScaleAffinity, CrossScaleAttention, PatchAffinity
@@ -55,6 +55,7 @@ __all__ = [
     "build_operator",
     "contrastive_loss",
     "global_learnable_attention",
+    "learn",
     "nonlocal_attention",
     "operator_name",
     "register",

@@ -137,6 +137,9 @@ class Operator(nn.Module, ABC):
     def redraw(self, generator: torch.Generator) -> None:
         """New random directions, from a CPU generator, where they belong to the weights; nothing by default."""
 
+    def extra_repr(self) -> str:
+        return shown_sizes(self)
+
     def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity | None:
         """Exact softmax attention with the same queries and keys, which the match is measured against; None where
         that has no meaning."""
@@ -199,6 +202,9 @@ class SharedAttention(nn.Module):
         refined, affinity = self._refine(whole, affinity, draws, keep)
         return rearrange(refined, "b c (joined h) w -> (b joined) c h w", joined=joined), affinity
 
+    def extra_repr(self) -> str:
+        return shown_sizes(self)
+
     def _refine(
         self, features: Float[Tensor, "b c h w"], affinity: Affinity | None, draws: Draws | None, keep: Keep
     ) -> tuple[Float[Tensor, "b c h w"], Affinity]:
@@ -218,8 +224,8 @@ class ResidualAttention(nn.Module):
 
         block = ResidualAttention(64, NonLocalSparse(64, chunk_size=144), residual_scale=0.1)
 
-    The clusters of a `LearnableSparsePattern` learn only if its `learn` is called after each step with the affinity,
-    which `SharedAttention` returns and this block does not.
+    What no gradient reaches, like the clusters of a `LearnableSparsePattern`, learns if `learn` is called after each
+    step of training: that of the block, or the function `learn` for all blocks of a network.
     """
 
     def __init__(
@@ -234,9 +240,39 @@ class ResidualAttention(nn.Module):
         """
         super().__init__()
         self.attention = SharedAttention(channels, operator, values=values, residual_scale=residual_scale)
+        self._observed: tuple[Tensor, ...] = ()
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return self.attention(features)[0]
+        refined, affinity = self.attention(features)
+        if self.training:
+            self._observed = self._operator.observe(affinity)
+        return refined
+
+    def learn(self, generator: torch.Generator | None = None) -> None:
+        """Let the operator learn from the last forward pass in training mode, once.
+
+        Args:
+            generator: as `Operator.learn_from` takes it.
+        """
+        observed, self._observed = self._observed, ()
+        if observed:
+            self._operator.learn(*observed, generator=generator or torch.Generator().manual_seed(0))
+
+    @property
+    def _operator(self) -> Operator:
+        assert self.attention.operator is not None
+        return self.attention.operator
+
+
+def learn(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Let every `ResidualAttention` of a network learn: the one line that a training loop needs after each step.
+
+    Args:
+        generator: as `Operator.learn_from` takes it.
+    """
+    for module in network.modules():
+        if isinstance(module, ResidualAttention):
+            module.learn(generator)
 
 
 def check_size(affinity: Affinity, height: int, width: int) -> None:
@@ -246,6 +282,12 @@ def check_size(affinity: Affinity, height: int, width: int) -> None:
             f"expected an affinity of a {height}x{width} map, got one of {affinity.height}x{affinity.width}; "
             "an affinity can be reused on feature maps of its own size only"
         )
+
+
+def shown_sizes(module: nn.Module) -> str:
+    """The numbers and words that a module keeps beside its weights, for its `repr`."""
+    sizes = {name: value for name, value in vars(module).items() if type(value) in (int, float, str)}
+    return ", ".join(f"{name}={value!r}" for name, value in sizes.items() if not name.startswith("_"))
 
 
 def map_size(features: Float[Tensor, "b c h w"]) -> tuple[int, int]:

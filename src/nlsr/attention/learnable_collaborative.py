@@ -8,6 +8,7 @@ Source: arXiv 2404.04922. In the published code the centroids are frozen after t
 """
 
 import math
+import warnings
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from nlsr.attention.affinity import Draws, Keep, Operator, map_size, matching_dtype, to_tokens
 from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
 from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.errors import NlsrWarning
 
 Learning = Literal["moving-average", "frozen"]
 
@@ -66,6 +68,10 @@ class KMeans(nn.Module):
         self.register_buffer("centroids", F.normalize(start, dim=-1))
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("idle", torch.zeros(rounds, num_clusters, dtype=torch.int64))
+
+    def extra_repr(self) -> str:
+        rounds, num_clusters, width = self.centroids.shape
+        return f"{num_clusters}, {width}, rounds={rounds}, decay={self.decay}, learning={self.learning!r}"
 
     @torch.no_grad()
     def forward(self, embedding: Float[Tensor, "b l d"]) -> Int[Tensor, "b r l"]:
@@ -167,12 +173,33 @@ class LearnableSparsePattern(Operator):
         self.embed = nn.Conv2d(channels, width, 3, padding=1)
         self.kmeans = KMeans(num_clusters, width, rounds=rounds, decay=centroid_decay, learning=centroid_learning)
         self.chunk_size = chunk_size
+        self._matched_with: int | None = None
+        self._is_reminded = False
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
     ) -> ChunkedAffinity:
+        self._remind()
         embedding, size = to_tokens(self.embed(features)), map_size(features)
         return ChunkedAffinity(self.kmeans(embedding), embedding, chunk_size=self.chunk_size, keep=keep, size=size)
+
+    def _remind(self) -> None:
+        """Say once, in training, that a step has passed and the clusters did not learn."""
+        trains = self.training and torch.is_grad_enabled() and not self.embed.weight.is_inference()
+        if self._is_reminded or not trains or torch.compiler.is_compiling():
+            return
+        state = self.embed.weight._version  # rises with each step
+        self._matched_with = state if self._matched_with is None else self._matched_with
+        if self.kmeans.initialised:
+            self._is_reminded = True
+        elif state != self._matched_with:
+            self._is_reminded = True
+            warnings.warn(
+                "the clusters of a LearnableSparsePattern have not learned in a step of training: positions are sorted "
+                "by chance; call nlsr.attention.learn(network) or operator.learn_from(affinity) after each step",
+                NlsrWarning,
+                stacklevel=2,
+            )
 
     def floats_per_position(self, channels: int) -> int:
         rounds, _, width = self.kmeans.centroids.shape

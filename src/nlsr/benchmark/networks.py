@@ -73,6 +73,7 @@ def measure(
     sizes: Sequence[tuple[int, int]] = SIZES,
     threads: int,
     limit: float = 600,
+    modules: Sequence[str] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> Iterator[Row]:
     """The rows of a table, one by one.
@@ -81,6 +82,7 @@ def measure(
         names: names of presets; others raise UsageError.
         sizes: height and width of the inputs, the smallest first.
         limit: seconds that one forward pass may take; what is predicted to take longer is not run.
+        modules: names of modules that each process imports, because they register networks of your own.
         report: called with the number of measurements done and of all.
     """
     for name in names:
@@ -93,7 +95,7 @@ def measure(
         for index, (height, width) in enumerate(sizes):
             if report:
                 report(number * len(sizes) + index, len(names) * len(sizes))
-            costs.append(_cost(name, network, height, width, threads, limit, costs[-1] if costs else None))
+            costs.append(_cost(name, network, height, width, threads, limit, costs[-1] if costs else None, modules))
         high, wide = OUTPUT
         yield Row(
             name,
@@ -138,7 +140,14 @@ def _count(build: Callable[[], Network], height: int, width: int) -> float:
 
 
 def _cost(
-    name: str, network: Network, height: int, width: int, threads: int, limit: float, smaller: Cost | None
+    name: str,
+    network: Network,
+    height: int,
+    width: int,
+    threads: int,
+    limit: float,
+    smaller: Cost | None,
+    modules: Sequence[str],
 ) -> Cost:
     pixels = height * width
     memory = float(network.bytes_per_pixel() * pixels)
@@ -150,7 +159,8 @@ def _cost(
         seconds = smaller.seconds * counts[0] / counts[1]
     if (seconds or 0) > limit or memory > total_memory():
         return Cost(height, width, seconds, memory, predicted=True)
-    worker = Worker("nlsr.benchmark.networks", threads=threads)  # a new one, which holds nothing of others
+    # A new one, which holds nothing of others.
+    worker = Worker("nlsr.benchmark.networks", threads=threads, modules=modules)
     try:
         return Cost(
             height, width, *worker.ask("run", name, network.scale, height, width, limit=10 * limit), predicted=False

@@ -103,6 +103,7 @@ def networks(
     output: Folder = None,
     threads: Threads = None,
     limit: Annotated[float, typer.Option(min=1, help="Seconds one picture may take; the rest is predicted.")] = 600,
+    imports: Imports = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per network.")] = False,
 ) -> None:
     """Parameters, multiply-adds, time and peak memory of every network; quality against time."""
@@ -125,7 +126,9 @@ def networks(
     measured_at = tuple(map(_size, sizes)) if sizes else SIZES
     rows = []
     with Counter("measuring") as counter:
-        for row in measure(chosen, scale=scale, sizes=measured_at, threads=threads, limit=limit, report=counter):
+        for row in measure(
+            chosen, scale=scale, sizes=measured_at, threads=threads, limit=limit, modules=imports or (), report=counter
+        ):
             rows.append(row)
             if as_json:
                 print(json.dumps(dataclasses.asdict(row)), flush=True)

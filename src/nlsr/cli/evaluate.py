@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, device_named, model_settings
+from nlsr.cli.settings import Imports, ModelSettings, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
@@ -40,6 +40,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     settings: ModelSettings = None,
+    imports: Imports = None,
     redraw: Annotated[
         int | None,
         typer.Option(metavar="SEED", help="Draw new hash directions for every image, as the published networks do."),

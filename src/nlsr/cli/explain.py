@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, device_named, model_settings
+from nlsr.cli.settings import Imports, ModelSettings, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
@@ -24,6 +24,7 @@ def explain(
     ] = None,
     npz: Annotated[Path | None, typer.Option(help="Also write the arrays, for programs.")] = None,
     settings: ModelSettings = None,
+    imports: Imports = None,
     affinity: Annotated[int, typer.Option(min=0, help="Which affinity of the network.")] = 0,
     count: Annotated[int, typer.Option(min=1, help="Positions that are marked and listed.")] = 20,
     region: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from nlsr.cli.settings import Imports
 from nlsr.errors import NlsrError, UsageError
 
 
@@ -27,6 +28,7 @@ def train(
     strategy: Annotated[
         Literal["ddp", "fsdp"], typer.Option(help="The whole network on every device, or divided among them.")
     ] = "ddp",
+    imports: Imports = None,
 ) -> None:
     """Train a network by a recipe. Validates and saves; `--resume` continues a run that was stopped."""
     from nlsr.train.recipe import read_recipe

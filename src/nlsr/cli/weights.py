@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, model_settings
+from nlsr.cli.settings import Imports, ModelSettings, model_settings
 from nlsr.errors import CheckpointError, NlsrError, UsageError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def get(
 def info(
     model: Annotated[str, typer.Argument(help="Name of packaged weights, or a weight file.")],
     settings: ModelSettings = None,
+    imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
     """Everything that is known of one weight file."""
@@ -147,6 +148,7 @@ def detect(
 def average(
     models: Annotated[list[str], typer.Argument(help="Names of packaged weights, or weight files, of one network.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    imports: Imports = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
 ) -> None:
     """Write the mean of the weights of several trainings that had one start."""
