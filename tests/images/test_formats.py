@@ -95,7 +95,8 @@ def deep(format):
         samples = stored((9, 7), 4, np.uint16)
         return with_tifffile(samples, photometric="rgb", extrasamples=["unassalpha"]), samples
     if format == "JPEG":
-        return imagecodecs.jpeg8_encode(smooth().astype(np.uint16) * 16, bitspersample=12), None
+        samples = smooth().astype(np.uint16) * 16 + 7
+        return imagecodecs.jpeg8_encode(samples, 99, bitspersample=12, subsampling="444"), samples * (65535 / 4095)
     if format == "AVIF":
         samples = rgba().astype(np.uint16) * 4 + 1
         lossless = {"level": 100, "bitspersample": 10, "pixelformat": "444", "matrix": 0}
@@ -185,10 +186,6 @@ def as_read(tmp_path, data):
 def test_samples_are_read_as_promised(tmp_path, cell):
     format, name, promise = cell
     data, expected = SAMPLES[name](format)
-    if promise == "refused":
-        (tmp_path / "file").write_bytes(data)
-        assert "12-bit" in message_of(read, tmp_path / "file")
-        return
     picture = as_read(tmp_path, data)
     assert picture.notes == ()
     assert picture.depth == {"more bits": 16, "float": 32}.get(name, 8)
@@ -219,8 +216,8 @@ METADATA = {"profile", "EXIF", "XMP"}
 def test_what_stands_beside_pixels_is_read_as_promised(tmp_path, cell):
     format, name, promise = cell
     if name == "profile":
-        expected = {"kept": SRGB, "dropped": None}[promise]
-        assert as_read(tmp_path, profiled(format)).profile == expected
+        assert promise == "kept"
+        assert as_read(tmp_path, profiled(format)).profile == SRGB
     elif name == "XMP":
         assert promise == "kept"
         assert as_read(tmp_path, with_pillow(Image.fromarray(smooth()), format, xmp=XMP)).xmp == XMP
@@ -290,7 +287,7 @@ def test_samples_are_written_as_promised(tmp_path, cell):
         assert "cannot hold transparency" in message_of(write, tmp_path / f"file.{format.lower()}", picture)
         return
     result = written(tmp_path, format, picture)
-    depth = {"exact": {"16 bits": 16, "float": 32}.get(name, 8), "16 bits": 16}.get(promise, 8)
+    depth = {"exact": {"16 bits": 16, "float": 32}.get(name, 8), "16 bits": 16, "10 bits": 16}.get(promise, 8)
     assert result.depth == depth
     assert result.grey == (name == "grey" and promise != "as RGB")
     assert (result.alpha is None) == (picture.alpha is None)
@@ -299,6 +296,8 @@ def test_samples_are_written_as_promised(tmp_path, cell):
         assert difference < 1e-7
     elif format in ("PNG", "TIFF", "BMP"):
         assert difference <= 0.5001 / (65535 if promise == "16 bits" else 255)
+    elif (format, name) == ("AVIF", "grey"):  # so smooth that nothing need be lost
+        assert difference <= STEPS / 255
     else:
         assert 0.5 / 255 < difference <= STEPS / 255
 
@@ -310,7 +309,7 @@ def test_what_stands_beside_pixels_is_written_as_promised(tmp_path, cell):
     attribute = {"profile": "profile", "EXIF": "exif", "XMP": "xmp"}[name]
     value = {"profile": SRGB, "EXIF": source.exif, "XMP": XMP}[name]
     result = getattr(written(tmp_path, format, as_picture(smooth(), **{attribute: value})), attribute)
-    if promise == "dropped":
+    if promise in ("dropped", "converted"):
         assert result is None
     elif name == "EXIF":
         assert loaded_exif(result) == loaded_exif(value)

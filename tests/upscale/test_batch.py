@@ -193,7 +193,7 @@ def test_a_full_disk_stops_the_batch(upscaler, tmp_path, monkeypatch):
     def full(path, *arguments, **options):
         if path.name == "b.png":
             raise ImageError(f"{path}: the disk is full") from OSError(errno.ENOSPC, "No space left on device")
-        write(path, *arguments, **options)
+        return write(path, *arguments, **options)
 
     monkeypatch.setattr(MODULE, "write", full)
     results = list(run(upscaler, todo(tmp_path / "in", tmp_path / "out"), SAVING))
@@ -281,7 +281,7 @@ def test_an_interruption_waits_for_the_result_in_hand_and_leaves_no_half_one(ups
 
     def writing(*arguments, **options):
         assert interrupted.wait(PATIENCE)
-        write(*arguments, **options)
+        return write(*arguments, **options)
 
     calls = []
     monkeypatch.setattr(Upscaler, "upscale", computing)

@@ -183,8 +183,8 @@ def _write(folder: Path, name: str, records: list[dict[str, Any]], tables: list[
 
 def _trained_features(image: Path) -> "torch.Tensor":
     from nlsr.benchmark.quality import LARGEST_SIDE, trained_features
-    from nlsr.images import read
+    from nlsr.images import filled, read
 
-    pixels = read(image).pixels
+    pixels = filled(read(image))
     top, left = (max(0, side - LARGEST_SIDE) // 2 for side in pixels.shape[2:])
     return trained_features(pixels[:, :, top : top + LARGEST_SIDE, left : left + LARGEST_SIDE].contiguous())

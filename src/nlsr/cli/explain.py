@@ -56,7 +56,7 @@ def explain(
     from nlsr.explain import explain as explain_pixel
     from nlsr.explain.picture import draw
     from nlsr.extras import require
-    from nlsr.images import Picture, check_target, one_line, read, write
+    from nlsr.images import Picture, check_target, filled, one_line, read, write
     from nlsr.upscale.memory import out_of_memory, parse_size
     from nlsr.weights import load
 
@@ -66,7 +66,7 @@ def explain(
     check_target(target, height=1, width=1, overwrite=overwrite)
     if npz is not None:
         _check_arrays(npz, overwrite=overwrite)
-    pixels = read(image).pixels.to(device_named(device))
+    pixels = filled(read(image)).to(device_named(device))
     network = load(model, **model_settings(settings)).to(pixels.device)
     try:
         with Counter("attribution") as counter:

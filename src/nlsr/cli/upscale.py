@@ -69,7 +69,12 @@ def upscale(
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF. (default: 95, AVIF 90)")
     ] = None,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF and XMP out.")] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave EXIF, XMP, IPTC, resolution and text out; the colours stay.")
+    ] = False,
+    tone_map: Annotated[
+        bool, typer.Option("--tone-map", help="Bring high dynamic range (PQ, HLG) to standard range.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     name: Annotated[
         str | None,
@@ -127,6 +132,7 @@ def upscale(
         format=format,
         quality=quality,
         strip=strip,
+        tone_map=tone_map,
         overwrite=overwrite,
         make_folders=folder is not None,
         max_pixels=max_pixels or MAX_PIXELS,

@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nlsr.errors import ImageError, ShapeError, UsageError
-from nlsr.images import READ_ENDINGS, read, resize
+from nlsr.images import FOREIGN_ENDINGS, READ_ENDINGS, filled, read, resize
 
-IMAGE_ENDINGS = {*READ_ENDINGS, ".jp2", ".jxl", ".ppm", ".pgm", ".pnm"}
+IMAGE_ENDINGS = {*READ_ENDINGS, *FOREIGN_ENDINGS}
 """What counts as an image in a folder. It goes beyond what can be read, so that nobody misses an image unawares."""
 
 _NAMELESS = re.compile(r"hr|gt|gtmod\d+|original|high.?res|images?|x\d|image_srf_\d", re.IGNORECASE)
@@ -80,9 +80,9 @@ class PairFolder:
         """
         path, *low_res_path = self.files(index)
         picture = read(path)
-        high_res = modcrop(to_8_bits(picture.pixels), self.scale)
+        high_res = modcrop(to_8_bits(filled(picture)), self.scale)
         if low_res_path:
-            low_res = to_8_bits(read(low_res_path[0]).pixels)
+            low_res = to_8_bits(filled(read(low_res_path[0])))
             check_low_res(low_res, high_res, self.scale, low_res_path[0])
         else:
             low_res = resize(high_res, scale=Fraction(1, self.scale))

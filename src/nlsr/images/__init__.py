@@ -2,8 +2,10 @@
 
 from nlsr.images.alpha import bleed
 from nlsr.images.colour import luma
+from nlsr.images.colour_space import ColourSpace
 from nlsr.images.files import (
     ENDINGS,
+    FOREIGN_ENDINGS,
     MAX_PIXELS,
     READ_ENDINGS,
     check_target,
@@ -14,23 +16,28 @@ from nlsr.images.files import (
     write_bands,
 )
 from nlsr.images.formats.encode import encoder_bytes, streams
-from nlsr.images.picture import Picture, without_metadata
+from nlsr.images.picture import Picture, filled, without_metadata
 from nlsr.images.resize import resize
+from nlsr.images.tone_map import tone_mapped
 
 __all__ = [
     "ENDINGS",
+    "FOREIGN_ENDINGS",
     "MAX_PIXELS",
     "READ_ENDINGS",
+    "ColourSpace",
     "Picture",
     "bleed",
     "check_target",
     "encoder_bytes",
+    "filled",
     "format_named",
     "luma",
     "one_line",
     "read",
     "resize",
     "streams",
+    "tone_mapped",
     "without_metadata",
     "write",
     "write_bands",

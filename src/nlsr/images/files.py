@@ -20,9 +20,10 @@ from torch import Tensor
 
 from nlsr.errors import ImageError, NlsrError, ShapeError, UsageError
 from nlsr.files import replacing
+from nlsr.images.colour_space import ColourSpace
 from nlsr.images.formats.decode import decode, sniff
 from nlsr.images.formats.decoded import Refusal
-from nlsr.images.formats.encode import encode, layout_of
+from nlsr.images.formats.encode import check_colours, encode, layout_of
 from nlsr.images.formats.layout import Band
 from nlsr.images.formats.quiet import quiet
 from nlsr.images.picture import Picture
@@ -41,6 +42,24 @@ ENDINGS = {
 
 READ_ENDINGS = (*ENDINGS, ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe")
 """Lower-case endings by which a folder is searched for pictures; `read` itself goes by content."""
+
+FOREIGN_ENDINGS = {
+    **dict.fromkeys((".jxr", ".wdp", ".hdp"), "JPEG XR"),
+    **dict.fromkeys((".exr",), "OpenEXR"),
+    **dict.fromkeys((".hdr", ".rgbe"), "Radiance HDR"),
+    **dict.fromkeys((".psd", ".psb"), "a Photoshop document"),
+    **dict.fromkeys((".xcf",), "a GIMP document"),
+    **dict.fromkeys((".svg", ".svgz"), "SVG, which has no pixels to enlarge"),
+    **dict.fromkeys((".qoi",), "QOI"),
+    **dict.fromkeys((".pcx",), "PCX"),
+    **dict.fromkeys((".dds",), "DirectDraw"),
+    **dict.fromkeys((".pfm",), "PFM"),
+    **dict.fromkeys(
+        (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef"),
+        "the raw data of a camera",
+    ),
+}
+"""Pictures that are not read, by lower-case ending, and what they are: a search of a folder counts them as failed."""
 
 MAX_PIXELS = 200_000_000
 
@@ -96,8 +115,12 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
         depth=decoded.depth,
         grey=colours == 1,
         profile=decoded.profile,
+        space=decoded.space,
         exif=decoded.exif,
         xmp=decoded.xmp,
+        iptc=decoded.iptc,
+        resolution=decoded.resolution,
+        text=decoded.text,
         notes=tuple(decoded.notes),
     )
 
@@ -109,16 +132,16 @@ def write(
     quality: int | None = None,
     overwrite: bool = False,
     format: str | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write a picture, completely or not at all: `write_bands` with the whole picture as the only band.
 
     An integer tensor is written with its own depth, floating point with `picture.depth`.
-    Raises: as `write_bands`.
+    Returns, raises: as `write_bands`.
     """
     _check_picture(picture)
     depth = {torch.uint8: 8, torch.uint16: 16}.get(picture.pixels.dtype, picture.depth)
     height, width = picture.pixels.shape[2:]
-    write_bands(
+    return write_bands(
         path,
         replace(picture, depth=depth),
         height,
@@ -140,11 +163,11 @@ def write_bands(
     quality: int | None = None,
     overwrite: bool = False,
     format: str | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write rows as they are computed, from top to bottom; the file has its name only when it is complete.
 
-    Depth, grey, profile, EXIF and XMP are those of `like`, where the format can hold them: JPEG, WebP, BMP and AVIF
-    have 8 bits, WebP no grey, BMP no metadata. Float pixels are clipped to [0, 1] and rounded to nearest.
+    Depth, grey, meaning of the colours and metadata are those of `like`, where the format can hold them, as
+    docs/formats.md says. Float pixels are clipped to [0, 1] and rounded to nearest.
     PNG and TIFF hold a few megabytes beside the band in hand; `streams` and `encoder_bytes` say what others need.
 
     Args:
@@ -154,6 +177,7 @@ def write_bands(
         quality: 1 to 100 for JPEG (default 95), WebP (95; 100 is lossless) and AVIF (90); the others are lossless.
         overwrite: replace a file that is already there; until the last moment it stays as it was.
         format: one of PNG, JPEG, WebP, TIFF, AVIF and BMP, in any case; default: by the path's ending.
+    Returns: what of the picture the format could not hold, each in a note.
     Raises: ImageError, in one line, as `check_target` does, for NaN, and for a full disk; UsageError for a
         quality out of range and an unknown format; ShapeError for bands of another shape or number of rows; and
         whatever `bands` raises.
@@ -161,11 +185,15 @@ def write_bands(
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"expected a quality from 1 to 100, got {quality}")
     alpha = like.alpha is not None
-    format = check_target(path, height=height, width=width, alpha=alpha, overwrite=overwrite, format=format)
+    format = check_target(
+        path, height=height, width=width, alpha=alpha, space=like.space, overwrite=overwrite, format=format
+    )
     shown = one_line(path)
     try:
+        layout = layout_of(format, like, height, width)
         with replacing(path) as file:
-            encode(file, format, layout_of(format, like, height, width), _relayed(bands), quality)
+            encode(file, format, layout, _relayed(bands), quality)
+        return layout.notes
     except _BandsFailed as failed:
         raise failed.error from None
     except NlsrError:
@@ -186,16 +214,18 @@ def check_target(
     height: int,
     width: int,
     alpha: bool = False,
+    space: ColourSpace | None = None,
     overwrite: bool = False,
     format: str | None = None,
 ) -> str:
     """The format in which an image of this size can be written to a path; to be asked before a long computation.
 
     Args:
+        space: that of the picture.
         format: as for `write_bands`; without it the path's ending decides.
     Raises: UsageError for an unknown format; ImageError for an unknown ending, a missing or unwritable folder, a
-        directory or a special file in the way, an existing file without `overwrite`, and a size or an alpha that
-        the format cannot hold.
+        directory or a special file in the way, an existing file without `overwrite`, and a size, an alpha or
+        colours (PQ, HLG) that the format cannot hold.
     """
     shown = one_line(path)
     name = os.fsdecode(path)
@@ -212,6 +242,10 @@ def check_target(
         )
     if alpha and format in _WITHOUT_ALPHA:
         raise ImageError(f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF or AVIF")
+    try:
+        check_colours(format, space)
+    except Refusal as refusal:
+        raise ImageError(f"{shown}: {refusal}") from refusal
     folder = os.path.dirname(name) or os.curdir
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
@@ -303,7 +337,9 @@ def _recognised(file: BinaryIO, shown: str) -> str:
         raise ImageError(f"{shown}: expected {formats}, got an empty file; get it again")
     format = sniff(head)
     if format is None:
-        found = next((name for start, name in _FOREIGN if start in head[:16]), "something else")
+        ending = os.path.splitext(shown)[1].lower()
+        found = next((name for start, name in _FOREIGN if start in head[:16]), None)
+        found = found or FOREIGN_ENDINGS.get(ending, "something else")
         raise ImageError(f"{shown}: expected {formats}, got {found}; convert it to one of them")
     return format
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Shaped
 from torch import Tensor
 
+from nlsr.images.alpha import bleed
+from nlsr.images.colour_space import ColourSpace
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -16,8 +19,11 @@ class Picture:
         alpha: (1, 1, height, width), 0 is transparent; in [0, 1] or integer. The colours are not multiplied by it.
         depth: bits per sample of the file: 8, 16 for all up to 16, or 32 for floating point.
         grey: the file was greyscale; it is written as such again where the format can.
-        profile: ICC profile of the pixels. None is usually meant as sRGB.
+        profile: ICC profile of the pixels. space: what they mean, where the file says it in numbers and not by a
+            profile. Where both are None, sRGB is usually meant.
         exif: a TIFF structure without orientation, pixel sizes and thumbnail. xmp: an XML packet, likewise.
+        iptc: IPTC-IIM records. resolution: dots per inch, across and down.
+        text: keywords and what is said, as in PNG; the comment of a JPEG or GIF has the keyword `Comment`.
         notes: what was changed on reading and a user may want to know.
     """
 
@@ -26,14 +32,27 @@ class Picture:
     depth: int = 8
     grey: bool = False
     profile: bytes | None = None
+    space: ColourSpace | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+    iptc: bytes | None = None
+    resolution: tuple[float, float] | None = None
+    text: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def without_metadata(picture: Picture) -> Picture:
-    """The picture without EXIF and XMP: no place, time, camera or name is left.
+    """The picture without EXIF, XMP, IPTC, resolution and text: no place, time, camera or name is left.
 
-    The colour profile stays, because it belongs to the pixels: without it their colours would be others.
+    What the colours mean stays, because it belongs to the pixels: without it they would be others.
     """
-    return replace(picture, exif=None, xmp=None)
+    return replace(picture, exif=None, xmp=None, iptc=None, resolution=None, text=())
+
+
+def filled(picture: Picture) -> Shaped[Tensor, "1 3 h w"]:
+    """The pixels as a network should see them: with the colours of visible ones wherever they are transparent.
+
+    Args:
+        picture: floating-point pixels and alpha.
+    """
+    return picture.pixels if picture.alpha is None else bleed(picture.pixels, picture.alpha)

@@ -170,6 +170,7 @@ class Upscaler:
             height=new_height,
             width=new_width,
             alpha=picture.alpha is not None,
+            space=picture.space,
             overwrite=overwrite,
             format=format,
         )
@@ -180,8 +181,10 @@ class Upscaler:
                 f"{shown(self.budget)}; write PNG or TIFF, or allow more with --memory"
             )
         stream = self.stream(picture, plan or self._plan_for(picture, held=held), report=report)
-        write_bands(path, picture, new_height, new_width, stream, quality=quality, overwrite=overwrite, format=format)
-        return Outcome(stream.plan, time.monotonic() - started, tuple(stream.notes))
+        lost = write_bands(
+            path, picture, new_height, new_width, stream, quality=quality, overwrite=overwrite, format=format
+        )
+        return Outcome(stream.plan, time.monotonic() - started, (*stream.notes, *lost))
 
     def stream(self, picture: Picture, plan: Plan, *, report: Report | None = None) -> Stream:
         """The bands of finished rows of an upscaled picture, computed when they are asked for.

@@ -5,41 +5,26 @@ Pillow reads what it reads exactly, but nothing deeper than 8 bits: libpng (imag
 and continues with damaged data.
 """
 
-import re
+import struct
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, ImageFile, WebPImagePlugin
 
 from nlsr.errors import UsageError
 from nlsr.extras import require
-from nlsr.images.formats.decode_png import PNG_SIGNATURE, decode_deep_png, png_depth
+from nlsr.images.formats import metadata
+from nlsr.images.formats.boxes import has_gain_map, primary_colours
+from nlsr.images.formats.decode_jpeg import decode_jpeg
+from nlsr.images.formats.decode_png import PNG_SIGNATURE, decode_png
 from nlsr.images.formats.decode_tiff import decode_tiff
-from nlsr.images.formats.decoded import (
-    CheckSize,
-    Decoded,
-    Refusal,
-    described,
-    start_of,
-    with_metadata,
-    without_inks,
-    without_linear_light,
-)
+from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described, start_of
+from nlsr.images.formats.meaning import Claims
+from nlsr.images.formats.pillow_pixels import samples_of
 
 # The classes themselves rather than `Image.open`, whose limit of pixels is a global that other libraries change.
 _PLUGINS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
-    "JPEG": JpegImagePlugin.JpegImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
@@ -47,7 +32,6 @@ _PLUGINS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
 }
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 
 
 def sniff(head: bytes) -> str | None:
@@ -77,20 +61,12 @@ def decode(file: BinaryIO, format: str, check_size: CheckSize) -> Decoded:
     CMYK has become sRGB, and values proportional to light are encoded.
     Raises: Refusal for what is understood and refused, and whatever a decoder raises for damaged data.
     """
-    if format == "TIFF":
-        decoded = decode_tiff(file, check_size)
-    elif format == "PNG" and png_depth(file) == 16:
-        decoded = decode_deep_png(file, check_size)
-    elif format == "HEIC":
-        decoded = _decode_heic(file, check_size)
-    else:
-        decoded = _decode_with_pillow(file, format, check_size)
-    return without_linear_light(decoded)
+    if format in _DECODERS:
+        return _DECODERS[format](file, check_size)
+    return _decode_with_pillow(file, format, check_size)
 
 
 def _decode_with_pillow(file: BinaryIO, format: str, check_size: CheckSize) -> Decoded:
-    if format == "JPEG":
-        _check_jpeg_end(file)
     image = _PLUGINS[format](file)
     check_size(*image.size)
     frames = int(getattr(image, "n_frames", 1))
@@ -98,34 +74,39 @@ def _decode_with_pillow(file: BinaryIO, format: str, check_size: CheckSize) -> D
     bits = _avif_bits(file) if format == "AVIF" else 8
     if bits > 8:
         decoded = Decoded(_deep_avif_samples(file), 2.0**bits - 1, 16, notes=notes)
-        return described(decoded, image)
-    image.load()  # also reads what follows the pixels
-    decoded = described(Decoded(np.empty(0), 255.0, 8, notes=notes), image)
-    if image.mode == "CMYK":
-        decoded.samples = np.asarray(image)
-        return without_inks(decoded)
-    mode = _mode(image)
-    if mode is None:
-        raise Refusal(f"expected grey, RGB, CMYK or palette pixels, got {image.mode} in {format}; convert it to RGB")
-    upright = image if image.mode == mode else image.convert(mode)
-    decoded.samples = np.asarray(upright).reshape(image.height, image.width, -1)
-    return decoded
+    else:
+        image.load()  # also reads what follows the pixels
+        decoded = Decoded(samples_of(image, format), 255.0, 8, notes=notes)
+    info = image.info
+    beside = Beside(Claims(info.get("icc_profile")), exif=info.get("exif"), xmp=info.get("xmp"))
+    if format == "AVIF":
+        _look_into_boxes(beside, file)
+    elif format == "BMP":
+        beside.claims.profile = _bmp_profile(file)
+        density = info.get("dpi")
+        beside.resolution = density if density and all(density) else None  # 0 is how BMP says nothing
+    elif format == "GIF" and info.get("comment"):
+        beside.text.append((metadata.COMMENT, info["comment"].decode("latin-1")))
+    return described(decoded, beside, format)
 
 
-def _check_jpeg_end(file: BinaryIO) -> None:
-    """Refuse a JPEG whose scans do not run to an end marker: decoders fill what is missing with grey."""
-    data = file.read()
+def _look_into_boxes(beside: Beside, file: BinaryIO) -> None:
     file.seek(0)
-    position = 2
-    for _ in range(len(data)):
-        marker = _JPEG_MARKER.search(data, position)
-        if marker is None or marker[1] == b"\xd9":
-            break
-        position = marker.end()
-        if marker[1] not in (b"\x01", b"\xd8"):
-            position += int.from_bytes(data[position : position + 2], "big")
-    if marker is None:
-        raise ValueError("no end marker")
+    data = file.read()
+    profile, codes = primary_colours(data)
+    beside.claims = Claims(beside.claims.profile or profile, codes, codes_in="nclx")
+    if has_gain_map(data):
+        beside.notes.append("the gain map is dropped, the picture without it kept")
+
+
+def _bmp_profile(file: BinaryIO) -> bytes | None:
+    """The ICC profile behind a header of version 5."""
+    head = start_of(file, 138)
+    if len(head) < 138 or head[14:18] != b"\x7c\0\0\0" or head[70:74] != b"DEBM":
+        return None
+    offset, size = struct.unpack_from("<II", head, 126)
+    file.seek(14 + offset)
+    return file.read(min(size, 2**24))
 
 
 def _avif_bits(file: BinaryIO) -> int:
@@ -144,21 +125,6 @@ def _deep_avif_samples(file: BinaryIO) -> np.ndarray:
     return samples[:, :, None] if samples.ndim == 2 else samples
 
 
-def _mode(image: Image.Image) -> str | None:
-    """The one of L, LA, RGB and RGBA that holds what the image holds."""
-    transparent = image.has_transparency_data
-    if image.mode in ("1", "L", "LA", "La") or (image.mode in ("P", "PA") and _has_grey_palette(image)):
-        return "LA" if transparent else "L"
-    if image.mode in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
-        return "RGBA" if transparent else "RGB"
-    return None
-
-
-def _has_grey_palette(image: Image.Image) -> bool:
-    red, green, blue = np.reshape(image.getpalette("RGB") or [], (-1, 3)).T
-    return bool((red == green).all() and (green == blue).all())
-
-
 def _decode_heic(file: BinaryIO, check_size: CheckSize) -> Decoded:
     """HEIF of HEVC pictures; libheif has turned them upright already, by the container and not by EXIF."""
     try:
@@ -173,14 +139,16 @@ def _decode_heic(file: BinaryIO, check_size: CheckSize) -> Decoded:
     info: dict[str, Any] = image.info
     samples, bits = np.asarray(image), int(info["bit_depth"])
     decoded = Decoded(samples.reshape(*samples.shape[:2], -1), 2.0**bits - 1, 16 if bits > 8 else 8)
-    exif = Image.Exif()
-    try:
-        exif.load(info.get("exif") or b"")
-    except Exception:  # Pillow has no error of its own for damaged EXIF
-        decoded.notes.append("EXIF cannot be read: dropped")
-        exif = Image.Exif()
-    with_metadata(decoded, exif, profile=info.get("icc_profile"), xmp=info.get("xmp"))
-    decoded.orientation = 1
+    beside = Beside(Claims(info.get("icc_profile")), exif=info.get("exif"), xmp=info.get("xmp"), upright=True)
+    _look_into_boxes(beside, file)
     if len(container) > 1:
         decoded.notes.append(f"file of {len(container)} pictures: the primary one taken")
-    return decoded
+    return described(decoded, beside, "HEIC")
+
+
+_DECODERS: dict[str, Callable[[BinaryIO, CheckSize], Decoded]] = {
+    "PNG": decode_png,
+    "JPEG": decode_jpeg,
+    "TIFF": decode_tiff,
+    "HEIC": _decode_heic,
+}

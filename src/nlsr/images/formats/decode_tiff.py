@@ -7,15 +7,18 @@ import os
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image
 
+from nlsr.images.alpha import bleed
 from nlsr.images.formats import metadata
-from nlsr.images.formats.decoded import CheckSize, Decoded, Refusal, with_metadata, without_inks
+from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described, without_inks
+from nlsr.images.formats.meaning import Claims
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG = 7
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
-_UNSIGNED, _FLOAT = 1, 3
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 
 
 def decode_tiff(file: BinaryIO, check_size: CheckSize) -> Decoded:
@@ -29,17 +32,38 @@ def decode_tiff(file: BinaryIO, check_size: CheckSize) -> Decoded:
         _check_tiff_page(page, os.fstat(file.fileno()).st_size)
         notes = ["file of several pages: first page taken"] if _has_second_page(tiff) else []
         decoded = Decoded(page.asarray(), 1.0, 16 if page.bitspersample > 8 else 8, notes=notes)
-        exif = Image.Exif()
-        exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
-        try:
-            exif.load_from_fp(file, page.offset)
-        except Exception:  # also Pillow's failure with every big-endian BigTIFF
-            decoded.notes.append("EXIF cannot be read: dropped")
-            exif = Image.Exif()
-        profile, xmp = page.tags.valueof(metadata.PROFILE_TAG), page.tags.valueof(metadata.XMP_TAG)
-        with_metadata(decoded, exif, profile=profile, xmp=xmp.encode() if isinstance(xmp, str) else xmp)
-        decoded.orientation = metadata.valid_orientation(page.tags.valueof(metadata.ORIENTATION))
-        return _with_tiff_samples(decoded, page)
+        beside = _beside(file, tiff, page)
+        orientation = metadata.valid_orientation(page.tags.valueof(metadata.ORIENTATION))
+        _with_tiff_samples(decoded, page, beside)
+        decoded.orientation, beside.upright = orientation, True  # Pillow cannot read the tag of every BigTIFF
+        return described(decoded, beside, "TIFF")
+
+
+def _beside(file: BinaryIO, tiff: Any, page: Any) -> Beside:
+    profile, xmp = page.tags.valueof(metadata.PROFILE_TAG), page.tags.valueof(metadata.XMP_TAG)
+    beside = Beside(Claims(profile if isinstance(profile, bytes) else None))
+    beside.xmp = xmp.encode() if isinstance(xmp, str) else xmp
+    exif = Image.Exif()
+    exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
+    try:
+        exif.load_from_fp(file, page.offset)
+        beside.exif = exif
+    except Exception:  # also Pillow's failure with every big-endian BigTIFF
+        beside.notes.append("EXIF cannot be read: dropped")
+    tags = (metadata.X_RESOLUTION, metadata.Y_RESOLUTION, metadata.RESOLUTION_UNIT)
+    beside.resolution = metadata.resolution_of_tags({tag: page.tags.valueof(tag) for tag in tags if tag in page.tags})
+    resources = _raw_tag(file, page, metadata.PHOTOSHOP_TAG)
+    beside.iptc = _raw_tag(file, page, metadata.IPTC_TAG) or (metadata.iptc_of_resources(resources or b""))
+    return beside
+
+
+def _raw_tag(file: BinaryIO, page: Any, code: int) -> bytes | None:
+    """The bytes of a tag, whatever type its writer thought of; Photoshop calls those of IPTC long numbers."""
+    tag = page.tags.get(code)
+    if tag is None:
+        return None
+    file.seek(tag.valueoffset)
+    return file.read(tag.valuebytecount)
 
 
 def _has_second_page(tiff: Any) -> bool:
@@ -56,12 +80,15 @@ def _check_tiff_page(page: Any, file_size: int) -> None:
     if not known and not (page.photometric == _YCBCR and page.compression == _JPEG):  # JPEG decoders return RGB
         name = getattr(page.photometric, "name", page.photometric)
         raise Refusal(f"expected grey, RGB, CMYK or palette pixels, got {name}; convert it to RGB")
+    plain = page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+    deepest = 8 if page.photometric == _PALETTE else 32 if plain else 16
     if page.dtype is None or not (
-        (page.sampleformat == _UNSIGNED and 1 <= page.bitspersample <= (8 if page.photometric == _PALETTE else 16))
-        or (page.sampleformat == _FLOAT and page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB))
+        (page.sampleformat == _UNSIGNED and 1 <= page.bitspersample <= deepest)
+        or (page.sampleformat == _SIGNED and page.bitspersample in (8, 16, 32) and plain)
+        or (page.sampleformat == _FLOAT and plain)
     ):
         raise Refusal(
-            f"expected unsigned samples of at most 16 bits or floating point, got {page.bitspersample}-bit samples"
+            f"expected integers of at most 32 bits or floating point, got {page.bitspersample}-bit samples"
             f" of TIFF sample format {int(page.sampleformat)}; convert it to 16 bits"
         )
     if page.imagedepth != 1 or not 1 <= page.samplesperpixel <= 8:
@@ -78,7 +105,7 @@ def _check_tiff_page(page: Any, file_size: int) -> None:
             raise ValueError("pixels lie beyond the end of the file")
 
 
-def _with_tiff_samples(decoded: Decoded, page: Any) -> Decoded:
+def _with_tiff_samples(decoded: Decoded, page: Any, beside: Beside) -> None:
     samples = decoded.samples
     if samples.ndim == 2:
         samples = samples[:, :, None]
@@ -87,17 +114,19 @@ def _with_tiff_samples(decoded: Decoded, page: Any) -> Decoded:
     if page.sampleformat == _FLOAT:
         samples, decoded.depth = _checked_floats(samples, decoded.notes), 32
     else:
-        decoded.white = 2.0**page.bitspersample - 1
+        samples, decoded.white = _unsigned(samples, page, decoded.notes), 2.0**page.bitspersample - 1
     if page.photometric == _PALETTE:
         _note_dropped(decoded, samples.shape[2] - 1)
         decoded.samples, decoded.white = _from_palette(samples, page.colormap), 255.0
-        return decoded
+        return
     if page.photometric == _SEPARATED:
         if samples.shape[2] < 4:
             raise ValueError(f"4 inks expected, {samples.shape[2]} found")
         _note_dropped(decoded, samples.shape[2] - 4)
         decoded.samples = samples
-        return without_inks(decoded)
+        profile, beside.claims.profile = beside.claims.profile, None
+        without_inks(decoded, profile)
+        return
     if page.photometric == _WHITE_IS_ZERO:
         samples = ~samples if samples.dtype == bool else np.asarray(decoded.white, samples.dtype) - samples
 
@@ -114,7 +143,14 @@ def _with_tiff_samples(decoded: Decoded, page: Any) -> Decoded:
     if alphas and extras[alphas[0]] == _ASSOCIATED_ALPHA:
         samples = _unpremultiplied(samples, decoded.white)
     decoded.samples = samples
-    return decoded
+
+
+def _unsigned(samples: np.ndarray, page: Any, notes: list[str]) -> np.ndarray:
+    """Integers counted from the least one of their type."""
+    if page.sampleformat != _SIGNED:
+        return samples
+    notes.append(f"signed {page.bitspersample}-bit values: their whole range taken, the least one as black")
+    return (samples.astype(np.int64) + 2 ** (page.bitspersample - 1)).astype(f"u{samples.dtype.itemsize}")
 
 
 def _note_dropped(decoded: Decoded, count: int) -> None:
@@ -124,13 +160,25 @@ def _note_dropped(decoded: Decoded, count: int) -> None:
 
 def _checked_floats(samples: np.ndarray, notes: list[str]) -> np.ndarray:
     samples = samples.astype(np.float32, copy=False)
-    if not np.isfinite(samples).all():
-        count = samples.size - int(np.isfinite(samples).sum())
-        raise Refusal(f"expected finite values, got {count} NaN or infinite ones; replace them")
-    if samples.size and (samples.min() < 0 or samples.max() > 1):
-        notes.append(f"values {samples.min():.4g} to {samples.max():.4g} clipped to 0..1")
+    unknown = np.isnan(samples)
+    count = int(unknown.sum())
+    if count == samples.size:
+        raise Refusal("expected numbers, got NaN in every place; get the file again")
+    least, most = np.nanmin(samples), np.nanmax(samples)
+    if least < 0 or most > 1:
+        notes.append(f"values {least:.4g} to {most:.4g} clipped to 0..1")
         samples = samples.clip(0, 1)
+    if count:
+        samples = _filled(samples, unknown)
+        notes.append(f"values that are no number (NaN): {count}, filled from their neighbours")
     return samples
+
+
+def _filled(samples: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Each channel with its unknown values as their neighbours are; 0 where all are unknown."""
+    channels = torch.from_numpy(np.where(unknown, np.float32(0), samples)).permute(2, 0, 1)
+    known = torch.from_numpy(~unknown).permute(2, 0, 1).float()
+    return bleed(channels[:, None], known[:, None])[:, 0].permute(1, 2, 0).numpy()
 
 
 def _from_palette(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:

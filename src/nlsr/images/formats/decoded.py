@@ -1,13 +1,16 @@
-"""What every decoder gives, and the steps that several of them share. Knows no format."""
+"""What every decoder gives, and the steps that several of them share. Knows no format but by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from nlsr.images.colour_space import SRGB_CURVE, ColourSpace, srgb_encoded
 from nlsr.images.formats import metadata, profiles
+from nlsr.images.formats.meaning import Claims, decide
+from nlsr.images.formats.metadata import Resolution, Text
 
 _RELATIVE_COLORIMETRIC = 1
 _BLACK_POINT_COMPENSATION = 0x2000
@@ -30,10 +33,33 @@ class Decoded:
     depth: int
     orientation: int = 1
     profile: bytes | None = None
+    space: ColourSpace | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
-    linear: bool = False  # proportional to light, although no profile says so
+    iptc: bytes | None = None
+    resolution: Resolution | None = None
+    text: tuple[Text, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Beside:
+    """What a file says beside its pixels, unchecked.
+
+    Args:
+        exif: a TIFF structure, with or without the prefix of JPEG.
+        resolution: by the container itself, which goes before EXIF.
+        upright: the pixels were turned already.
+    """
+
+    claims: Claims = field(default_factory=Claims)
+    exif: bytes | Image.Exif | None = None
+    xmp: object = None
+    iptc: bytes | None = None
+    resolution: Resolution | None = None
+    text: list[Text] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    upright: bool = False
 
 
 def start_of(file: BinaryIO, size: int) -> bytes:
@@ -44,41 +70,66 @@ def start_of(file: BinaryIO, size: int) -> bytes:
     return head
 
 
-def described(decoded: Decoded, image: Image.Image) -> Decoded:
-    """`decoded` with what Pillow found beside the pixels."""
-    info = image.info
-    decoded.linear = info.get("gamma") == 1 and "srgb" not in info
+def described(decoded: Decoded, beside: Beside, format: str) -> Decoded:
+    """`decoded` with what its file says beside the pixels, as far as it can be read, and what its values mean.
+
+    CMYK must have become RGB already, and a profile that described it must be gone.
+    """
+    decoded.notes += beside.notes
+    exif = _loaded(beside.exif, decoded.notes)
+    xmp = beside.xmp if isinstance(beside.xmp, bytes) and beside.xmp else None
+    if not beside.upright and metadata.ORIENTATION in exif:
+        decoded.orientation = metadata.valid_orientation(exif[metadata.ORIENTATION])
+    elif not beside.upright and xmp:
+        decoded.orientation = metadata.orientation_of_xmp(xmp)
+    claims = beside.claims
     try:
-        # Not the PNG class's own, which would first load pixels that a 16-bit PNG's metadata come without.
-        exif = Image.Image.getexif(image)
+        if exif:
+            space, index = metadata.colours_of_exif(exif)
+            claims = replace(claims, exif_space=space, exif_index=index)
+        decoded.exif = metadata.upright_exif(exif)
     except Exception:  # Pillow has no error of its own for damaged EXIF; the picture is worth more than its EXIF
         decoded.notes.append("EXIF cannot be read: dropped")
-        exif = Image.Exif()
-    return with_metadata(decoded, exif, profile=info.get("icc_profile"), xmp=info.get("xmp"))
+    decoded.resolution = _resolution(beside.resolution or metadata.resolution_of_tags(exif), decoded)
+    decoded.xmp = metadata.upright_xmp(xmp) if xmp else None
+    decoded.iptc, decoded.text = beside.iptc or None, tuple(beside.text)
+    grey = decoded.samples.shape[2] < 3
+    decoded.profile, decoded.space, notes = decide(claims, format, grey=grey)
+    decoded.notes += notes
+    return _without_linear_light(decoded)
 
 
-def with_metadata(decoded: Decoded, exif: Image.Exif, *, profile: object, xmp: object) -> Decoded:
-    """`decoded` with orientation, profile, EXIF and XMP, as far as they can be read."""
-    decoded.orientation = metadata.valid_orientation(exif.get(metadata.ORIENTATION))
+def _loaded(exif: bytes | Image.Exif | None, notes: list[str]) -> Image.Exif:
+    if isinstance(exif, Image.Exif):
+        return exif
+    loaded = Image.Exif()
     try:
-        decoded.exif = metadata.upright_exif(exif)
+        loaded.load(exif or b"")
     except Exception:  # as above
-        decoded.notes.append("EXIF cannot be read: dropped")
-    decoded.profile = profile if isinstance(profile, bytes) and len(profile) >= 128 else None
-    decoded.xmp = metadata.upright_xmp(xmp) if isinstance(xmp, bytes) and xmp else None
-    return decoded
+        notes.append("EXIF cannot be read: dropped")
+        return Image.Exif()
+    return loaded
 
 
-def without_inks(decoded: Decoded) -> Decoded:
-    """sRGB from CMYK samples (0 is no ink), at their own depth; the profile, which described the inks, is gone."""
+def _resolution(resolution: Resolution | None, decoded: Decoded) -> Resolution | None:
+    """Of the upright picture; None, with a note, for what makes no sense."""
+    if resolution is None:
+        return None
+    if not metadata.makes_sense(resolution):
+        decoded.notes.append("resolution of {:g}×{:g} dots per inch makes no sense: dropped".format(*resolution))
+        return None
+    return resolution[::-1] if decoded.orientation >= 5 else resolution
+
+
+def without_inks(decoded: Decoded, profile: object) -> Decoded:
+    """sRGB from CMYK samples (0 is no ink), at their own depth, through the profile that described the inks."""
     import imagecodecs
 
     if decoded.white not in (255, 65535):  # the conversion knows whole bytes only
         decoded.samples = np.rint(decoded.samples * (65535 / decoded.white)).astype(np.uint16)
         decoded.white = 65535.0
-    profile, decoded.profile = decoded.profile, None
     inks = np.ascontiguousarray(decoded.samples[:, :, :4])
-    if profile is not None:
+    if isinstance(profile, bytes) and profile:
         try:
             decoded.samples = imagecodecs.cms_transform(
                 inks,
@@ -100,19 +151,21 @@ def without_inks(decoded: Decoded) -> Decoded:
     return decoded
 
 
-def without_linear_light(decoded: Decoded) -> Decoded:
-    """Values proportional to light, by their profile or else by `linear`, encoded with the sRGB curve.
+def _without_linear_light(decoded: Decoded) -> Decoded:
+    """Values proportional to light, in whatever way the file says it, encoded with the sRGB curve.
 
-    They become float32, so that no step of dark colours is lost; primaries and white stay those of the profile.
+    They become float32, so that no step of dark colours is lost; primaries and white stay as they are.
     """
-    profile = decoded.profile
-    if not (decoded.linear if profile is None else profiles.is_linear(profile)):
-        return decoded
-    if profile is not None:
+    profile, space = decoded.profile, decoded.space
+    if profile is not None and profiles.is_linear(profile):
         decoded.profile = profiles.with_srgb_curve(profile)
+    elif space is not None and space.is_linear:
+        decoded.space = ColourSpace(space.primaries, SRGB_CURVE)
+    else:
+        return decoded
     colours = 3 if decoded.samples.shape[2] > 2 else 1
     samples = (decoded.samples / np.float32(decoded.white)).astype(np.float32, copy=False)
-    samples[:, :, :colours] = profiles.srgb_encoded(samples[:, :, :colours])
+    samples[:, :, :colours] = srgb_encoded(samples[:, :, :colours])
     decoded.samples, decoded.white = samples, 1.0
     decoded.notes.append("linear values encoded with the sRGB curve")
     return decoded

@@ -2,12 +2,13 @@
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
-from nlsr.images.formats.decode_png import PNG_SIGNATURE, png_chunk
+from nlsr.images.formats import metadata
+from nlsr.images.formats.decode_png import METRE, PNG_SIGNATURE, XMP_KEYWORD, Chunk, png_chunk
 from nlsr.images.formats.layout import Layout, Strip
 from nlsr.images.formats.parallel import in_parallel
 
@@ -15,12 +16,8 @@ from nlsr.images.formats.parallel import in_parallel
 def write_png(file: BinaryIO, layout: Layout, strips: Iterable[Strip]) -> None:
     """One zlib stream made of independently packed strips, each in a chunk of its own."""
     file.write(PNG_SIGNATURE + png_chunk(b"IHDR", _header(layout)))
-    if layout.profile:
-        file.write(png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(layout.profile)))
-    if layout.exif:
-        file.write(png_chunk(b"eXIf", layout.exif))
-    if layout.xmp:
-        file.write(png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + layout.xmp))
+    for kind, content in (*_colours(layout), *_metadata(layout)):
+        file.write(png_chunk(kind, content))
 
     def packed(strip: Strip) -> tuple[bytes, bytes]:
         filtered = _filtered(strip, layout)
@@ -40,6 +37,43 @@ def write_png(file: BinaryIO, layout: Layout, strips: Iterable[Strip]) -> None:
 def _header(layout: Layout) -> bytes:
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[layout.channels]
     return struct.pack(">IIBBBBB", layout.width, layout.height, layout.depth, colour, 0, 0, 0)
+
+
+def _colours(layout: Layout) -> Iterator[Chunk]:
+    """In every way that says the same, so that readers of any age understand one of them."""
+    space = layout.space
+    if space is not None and space.is_srgb:
+        yield b"sRGB", b"\0"
+        return
+    if space is not None and space.codes:
+        yield b"cICP", bytes([*space.codes, 0, 1])
+    if layout.profile:
+        yield b"iCCP", b"ICC profile\0\0" + zlib.compress(layout.profile)
+    if space is not None and not space.is_hdr:
+        exponent = space.exponent or 2.2  # what comes nearest to the other curves
+        yield b"gAMA", struct.pack(">I", round(1e5 / exponent))
+        numbers = [round(1e5 * value) for value in space.chromaticities]
+        if min(numbers) >= 0:
+            yield b"cHRM", struct.pack(">8I", *numbers)
+
+
+def _metadata(layout: Layout) -> Iterator[Chunk]:
+    if layout.resolution:
+        across, down = (min(round(value / METRE), 2**32 - 1) for value in layout.resolution)
+        yield b"pHYs", struct.pack(">IIB", across, down, 1)
+    if layout.exif:
+        yield b"eXIf", layout.exif
+    if layout.xmp:
+        yield b"iTXt", XMP_KEYWORD.encode() + b"\0\0\0\0\0" + layout.xmp
+    if layout.iptc:
+        text = metadata.as_raw_profile("iptc", metadata.resources_of_iptc(layout.iptc))
+        yield b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(text.encode("ascii"))
+    for keyword, text in layout.text:
+        name = keyword.encode("latin-1") + b"\0"
+        try:
+            yield b"tEXt", name + text.encode("latin-1")
+        except UnicodeEncodeError:
+            yield b"iTXt", name + b"\0\0\0\0" + text.encode("utf-8", "surrogateescape")
 
 
 def _filtered(strip: Strip, layout: Layout) -> bytes:

@@ -14,7 +14,7 @@ from nlsr.images.formats.layout import Layout, Strip
 from nlsr.images.formats.parallel import in_parallel
 
 _CLASSIC_LIMIT = 4 * 10**9  # more bytes need 64-bit offsets
-_BYTE, _SHORT, _LONG, _UNDEFINED, _LONG8 = 1, 3, 4, 7, 16
+_BYTE, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 1, 3, 4, 5, 7, 16
 
 Tag = tuple[int, bytes, int]
 """Type, packed values, number of values."""
@@ -90,6 +90,12 @@ def _tags(layout: Layout, offsets: list[int], counts: list[int], big: bool) -> d
     }
     if layout.alpha:
         tags[338] = packed(_SHORT, 2)  # alpha that the colours were not multiplied by
+    if layout.resolution:
+        for tag, value in zip((metadata.X_RESOLUTION, metadata.Y_RESOLUTION), layout.resolution, strict=True):
+            tags[tag] = _RATIONAL, struct.pack("<II", *metadata.as_fraction(value).as_integer_ratio()), 1
+        tags[metadata.RESOLUTION_UNIT] = packed(_SHORT, 2)  # dots per inch
+    if layout.iptc:
+        tags[metadata.IPTC_TAG] = _UNDEFINED, layout.iptc, len(layout.iptc)
     if layout.profile:
         tags[metadata.PROFILE_TAG] = _UNDEFINED, layout.profile, len(layout.profile)
     if layout.xmp:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from nlsr.errors import ShapeError
+from nlsr.images.colour_space import ColourSpace
 from nlsr.images.formats.decoded import Refusal
+from nlsr.images.formats.metadata import Resolution, Text
 
 Band = tuple[Tensor, Tensor | None]
 """Some full rows of a picture: colours (3, rows, width) and alpha (1, rows, width), or None without; floating point
@@ -26,7 +28,13 @@ _TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file's header says. The samples have `depth` bits: 8, 16 or, for floating point, 32."""
+    """What a file's header says. The samples have `depth` bits: 8, 16 or, for floating point, 32.
+
+    Args:
+        profile, space: what the file says of its colours; of both, either or neither.
+        converted_from: a profile of the pixels, where the file can say nothing and they are to become sRGB.
+        notes: what the format cannot hold.
+    """
 
     height: int
     width: int
@@ -34,8 +42,14 @@ class Layout:
     grey: bool
     alpha: bool
     profile: bytes | None
+    space: ColourSpace | None
+    converted_from: bytes | None
     exif: bytes | None
     xmp: bytes | None
+    iptc: bytes | None
+    resolution: Resolution | None
+    text: tuple[Text, ...]
+    notes: tuple[str, ...]
 
     @property
     def dtype(self) -> np.dtype:
@@ -57,10 +71,12 @@ class Layout:
     def samples(self, rows: Rows) -> np.ndarray:
         """(rows, width, channels) as the file stores them: clipped, and rounded to nearest."""
         colours, alpha = rows
-        samples = _converted(colours, self.dtype)
+        samples = _converted(colours, self.dtype if self.converted_from is None else np.dtype(np.uint16))
         if self.grey:
             grey = (samples @ _GREY_WEIGHTS)[:, :, None]
-            samples = (np.rint(grey) if np.issubdtype(self.dtype, np.integer) else grey).astype(self.dtype)
+            samples = (np.rint(grey) if np.issubdtype(samples.dtype, np.integer) else grey).astype(samples.dtype)
+        if self.converted_from is not None:
+            samples = np.rint(in_srgb(samples, self.converted_from) / np.float32(257)).astype(self.dtype)
         if alpha is not None:
             samples = np.concatenate([samples, _converted(alpha, self.dtype)], axis=2)
         return samples
@@ -101,6 +117,25 @@ def cut_into_strips(bands: Iterable[Band], layout: Layout) -> Iterator[Strip]:
                 collected, missing = [], min(layout.strip_rows, left)
     if left:
         raise ShapeError(f"expected {layout.height} rows in all bands, got {layout.height - left}; give all of them")
+
+
+def in_srgb(samples: np.ndarray, profile: bytes) -> np.ndarray:
+    """16-bit grey or RGB samples (rows, width, channels) through their profile.
+
+    Raises: imagecodecs.CmsError for a profile that cannot be used.
+    """
+    import imagecodecs
+
+    grey = samples.shape[2] == 1
+    converted = imagecodecs.cms_transform(
+        np.ascontiguousarray(samples[:, :, 0] if grey else samples),
+        profile,
+        imagecodecs.cms_profile("srgb"),
+        colorspace="gray" if grey else "rgb",
+        outcolorspace="rgb",
+        intent=1,  # relative colorimetric
+    )
+    return converted[:, :, 1:2] if grey else converted
 
 
 def _check_band(band: Band, layout: Layout, rows_left: int) -> None:

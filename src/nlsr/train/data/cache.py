@@ -22,7 +22,7 @@ from torch import Tensor
 from nlsr.errors import ImageError
 from nlsr.evaluate.datasets import check_low_res, to_8_bits
 from nlsr.files import replacing
-from nlsr.images import bleed, one_line, read, resize
+from nlsr.images import filled, one_line, read, resize
 from nlsr.train.data.pairs import Entry, Facts, opened
 from nlsr.train.data.quality import jpeg_quality
 
@@ -98,8 +98,7 @@ def _make(
     files: Sequence[Path], scale: int, source_scales: Sequence[float], target: Path, state: list[list[int]]
 ) -> dict[str, Any]:
     picture = read(files[0])
-    pixels = picture.pixels if picture.alpha is None else bleed(picture.pixels, picture.alpha)
-    source = to_8_bits(pixels)[0]
+    source = to_8_bits(filled(picture))[0]
     images: dict[str, Tensor] = {}
     for number, high in enumerate(_sizes(source, source_scales, scale)):
         images[f"high{number}"] = high
@@ -132,7 +131,7 @@ def _sizes(
 
 
 def _given(file: Path, high: UInt8[Tensor, "3 _h _w"], scale: int) -> UInt8[Tensor, "3 _h _w"]:
-    low = to_8_bits(read(file).pixels)[0].contiguous()
+    low = to_8_bits(filled(read(file)))[0].contiguous()
     check_low_res(low, high, scale, file)
     return low
 

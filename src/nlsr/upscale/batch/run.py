@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlsr.errors import ImageError, NlsrError, UsageError
-from nlsr.images import Picture, check_target, encoder_bytes, one_line, read, without_metadata, write
+from nlsr.images import (
+    ColourSpace,
+    Picture,
+    check_target,
+    encoder_bytes,
+    one_line,
+    read,
+    tone_mapped,
+    without_metadata,
+    write,
+)
 from nlsr.upscale.batch.manifest import Content, Manifest
 from nlsr.upscale.batch.settings import Saving
 from nlsr.upscale.batch.targets import Task
@@ -167,6 +177,8 @@ class _Batch:
             picture = read(task.source, max_pixels=max_pixels)
             if self.saving.strip:
                 picture = without_metadata(picture)
+            if self.saving.tone_map:
+                picture = tone_mapped(picture)
             height, width = picture.pixels.shape[2:]
             done = replace(done, size=(height, width), notes=picture.notes)
             return _Read(picture, content, self._plan_in_memory(task, picture), done)
@@ -183,7 +195,7 @@ class _Batch:
         _, new_height, new_width = self.upscaler.size.of(height, width, otherwise=self.upscaler.scale)
         if self.saving.make_folders:
             self._make_folder(task)
-        format = self._check_target(task, new_height, new_width, alpha=alpha)
+        format = self._check_target(task, new_height, new_width, alpha=alpha, space=picture.space)
         held = 4 * picture.depth // 8 * new_height * new_width + encoder_bytes(format, new_height, new_width)
         if held > self.aside:
             return None
@@ -201,12 +213,15 @@ class _Batch:
         except OSError as error:
             raise ImageError(f"{one_line(folder)}: cannot be made a folder ({error.strerror})") from error
 
-    def _check_target(self, task: Task, height: int, width: int, *, alpha: bool) -> str:
+    def _check_target(
+        self, task: Task, height: int, width: int, *, alpha: bool, space: ColourSpace | None = None
+    ) -> str:
         return check_target(
             task.target,
             height=height,
             width=width,
             alpha=alpha,
+            space=space,
             overwrite=self._may_replace(task),
             format=self.saving.format,
         )
@@ -228,8 +243,8 @@ class _Batch:
         options = self._writing(done.task)
 
         def write_to(path: Path) -> Outcome:
-            write(path, result.picture, **options)
-            return Outcome(result.plan, result.seconds, result.notes)
+            lost = write(path, result.picture, **options)
+            return Outcome(result.plan, result.seconds, (*result.notes, *lost))
 
         return self._recorded(done, content, write_to)
 

@@ -20,7 +20,8 @@ class Saving:
     Args:
         format: format of the results; without it their ending decides.
         quality: as `nlsr.images.write` takes it.
-        strip: leave EXIF and XMP out.
+        strip: leave all metadata out; what the colours mean stays.
+        tone_map: bring pictures of PQ and HLG to standard range.
         overwrite: replace files that are there.
         make_folders: create the folders of results.
         max_pixels: pictures with more pixels are refused.
@@ -29,6 +30,7 @@ class Saving:
     format: str | None = None
     quality: int | None = None
     strip: bool = False
+    tone_map: bool = False
     overwrite: bool = False
     make_folders: bool = False
     max_pixels: int = MAX_PIXELS
@@ -50,6 +52,7 @@ def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
         "format": saving.format,
         "quality": saving.quality,
         "strip": saving.strip,
+        "tone_map": saving.tone_map,
     }
 
 

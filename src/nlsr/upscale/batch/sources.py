@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from nlsr.errors import UsageError
-from nlsr.images import READ_ENDINGS, one_line
+from nlsr.images import FOREIGN_ENDINGS, READ_ENDINGS, one_line
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def find(words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = No
 
 
 def is_picture(name: str) -> bool:
-    """Whether a search takes a file of this name."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in READ_ENDINGS
+    """Whether a search takes a file of this name: as a picture, though it may be one of a format that is not read."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in (*READ_ENDINGS, *FOREIGN_ENDINGS)
 
 
 def _each_once(sources: list[Source]) -> list[Source]:
