@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import nlsr
 from nlsr.errors import ImageError, RecipeError, ShapeError, TrainingError
 from nlsr.networks import Network
+from nlsr.train import loop
 from nlsr.train.course import Course
 from nlsr.train.data import Batches, Pairs, prepare
 from nlsr.train.loop import average_decay, update_average
@@ -169,6 +171,16 @@ def test_a_stage_sees_what_a_plain_recipe_of_its_size_sees(recipe_file, data, tm
     plain = Course(read_recipe(recipe_file), pairs)
     for step, same in ((2, False), (3, True), (5, True)):
         assert torch.equal(grown[step][1], plain[step][1]) if same else grown[step][0].shape != plain[step][0].shape
+
+
+def test_what_makes_batches_can_be_sent_to_a_process_that_was_not_forked(recipe_file, data, tmp_path):
+    """Windows and macOS start processes anew, and pickle what these need."""
+    pairs = prepare([data / "train"], scale=2, source_scales=[1.0], cache=tmp_path / "cache")
+    course = Course(read_recipe(recipe_file, ["data.degradation={}", "data.augmentation.zoom=[0.8,1.0]"]), pairs)
+    sent, begin = pickle.loads(pickle.dumps((course, loop._deaf)))
+    assert begin is loop._deaf
+    for here, there in zip(course[3], sent[3], strict=True):
+        assert torch.equal(here, there)
 
 
 def test_a_stage_whose_patch_no_image_holds_is_refused_before_training(fit, tmp_path):

@@ -1,7 +1,10 @@
 """What is recorded of a batch: it holds after any interruption, and claims nothing that is not so."""
 
+import errno
 import json
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +133,26 @@ def test_the_conditions_of_the_last_batch_are_kept(batch, tmp_path):
 def test_a_folder_is_written_by_one_at_a_time(batch):
     with Manifest(batch[2], SETTINGS, resume=True), pytest.raises(UsageError, match="another nlsr writes there"):
         Manifest(batch[2], SETTINGS, resume=True).__enter__()
+    assert is_finished(batch)
+
+
+def test_a_folder_is_written_by_one_at_a_time_on_windows_too(batch, monkeypatch):
+    """Windows has no flock, and nobody else can read a byte that is locked: one beyond all records is taken."""
+    locked = set()
+
+    def locking(descriptor, mode, count):
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        assert (mode, count) == ("no wait", 1)
+        assert place > os.fstat(descriptor).st_size
+        if place in locked:
+            raise PermissionError(errno.EACCES, "locked")
+        locked.add(place)
+
+    monkeypatch.setattr("nlsr.upscale.batch.manifest.fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK="no wait"))
+    with Manifest(batch[2], SETTINGS, resume=True), pytest.raises(UsageError, match="another nlsr writes there"):
+        Manifest(batch[2], SETTINGS, resume=True).__enter__()
+    locked.clear()  # the system drops the lock with the file
     assert is_finished(batch)
 
 

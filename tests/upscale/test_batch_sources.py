@@ -186,6 +186,16 @@ def test_of_two_results_with_one_name_the_second_is_a_problem_that_names_both():
     assert "{input_ext}" in second.problem
 
 
+def test_where_the_case_of_letters_does_not_count_it_makes_no_second_result(monkeypatch):
+    pictures = [source("a/one.jpg"), source("a/ONE.png")]
+    targets = [Path("out/one.png"), Path("out/ONE.png")]
+    assert [task.problem for task in tasks(pictures, targets)] == [None, None]
+    monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
+    first, second = tasks(pictures, targets)
+    assert first.problem is None
+    assert "as that of a/one.jpg" in str(second.problem)
+
+
 def test_a_result_never_takes_the_place_of_a_picture(tmp_path):
     touch(tmp_path, "a.png", "b.jpg")
     (tmp_path / "link.png").symlink_to("a.png")

@@ -1,6 +1,9 @@
 """The plan is a pure function of model, size and budget."""
 
+import ctypes
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +75,22 @@ def test_a_picture_too_large_for_the_default_budget_is_done_in_the_smallest_tile
 
 def test_the_default_budget_is_a_quarter_of_the_machine():
     assert default_budget() == total_memory() // 4
+
+
+def test_windows_is_asked_for_the_memory_of_the_machine(monkeypatch):
+    """There `os.sysconf` is missing. MEMORYSTATUSEX has 64 bytes: two numbers of 32 bits, seven of 64."""
+
+    def answer(pointer):
+        status = pointer._obj
+        assert (ctypes.sizeof(status), status.length) == (64, 64)
+        ctypes.memmove(ctypes.addressof(status) + 8, (12 * 2**30).to_bytes(8, "little"), 8)
+        return 1
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=answer)
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    assert total_memory() == 12 * 2**30
+    assert default_budget() == 3 * 2**30
 
 
 def test_a_plan_says_its_tiles_passes_and_precision():

@@ -1,7 +1,9 @@
 """How much memory there is, and how running out of it is recognised. Knows nothing of networks and pictures."""
 
+import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,21 +11,39 @@ from nlsr.errors import UsageError
 
 DEFAULT_SHARE = 4
 """By default a process may take a quarter of the machine's memory: a laptop's other programs stay undisturbed."""
-ASSUMED_TOTAL = 8 * 2**30
 UNITS = {"": 1, "B": 1, "K": 2**10, "KIB": 2**10, "M": 2**20, "MIB": 2**20, "G": 2**30, "GIB": 2**30}
 UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def total_memory() -> int:
     """Bytes of the machine, or of the container if that has less."""
-    if not hasattr(os, "sysconf"):  # Windows does not say without further libraries
-        return ASSUMED_TOTAL
+    if not hasattr(os, "sysconf"):  # Windows
+        return _windows_memory()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         limit = Path("/sys/fs/cgroup", name)
         if limit.is_file() and limit.read_text().strip().isdigit():
             total = min(total, int(limit.read_text()))
     return total
+
+
+class _WindowsMemory(ctypes.Structure):
+    """MEMORYSTATUSEX of the Windows API."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("total", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 6),
+    )
+
+
+def _windows_memory() -> int:
+    status = _WindowsMemory(length=ctypes.sizeof(_WindowsMemory))
+    windows: Any = ctypes
+    if not windows.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        raise windows.WinError()
+    return int(status.total)
 
 
 def default_budget(device: torch.device | None = None) -> int:

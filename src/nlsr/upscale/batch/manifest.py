@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".nlsr-batch.jsonl"
+_BEYOND = 2**30
+"""Windows locks bytes, which nobody else can read then; so one is locked that is never written."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,13 @@ class Manifest:
                         os.unlink(entry)
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is None:
+                windows: Any = import_module("msvcrt")
+                self._file.seek(_BEYOND)
+                windows.locking(self._file.fileno(), windows.LK_NBLCK, 1)
+            else:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 where = one_line(self.folder)

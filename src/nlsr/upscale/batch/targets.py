@@ -70,11 +70,11 @@ def tasks(sources: Sequence[Source], targets: Sequence[Path]) -> list[Task]:
 
     A result that would take the place of a picture, or of an earlier picture's result, is a problem.
     """
-    pictures = {os.path.abspath(source.path): source.path for source in sources}
+    pictures = {_place(source.path): source.path for source in sources}
     taken: dict[str, Path] = {}
     found = []
     for source, target in zip(sources, targets, strict=True):
-        problem, place = source.problem, os.path.abspath(target)
+        problem, place = source.problem, _place(target)
         if _is_one_file(source.path, target):
             problem = f"{one_line(target)}: the output is the input; choose another with -o"
         elif place in pictures:
@@ -86,6 +86,11 @@ def tasks(sources: Sequence[Source], targets: Sequence[Path]) -> list[Task]:
             )
         found.append(Task(source.path, target, problem))
     return found
+
+
+def _place(path: Path) -> str:
+    """Equal for paths that are one; on Windows the case of letters does not count."""
+    return os.path.normcase(os.path.abspath(path))
 
 
 def _is_one_file(one: Path, other: Path) -> bool:
