@@ -82,7 +82,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         template = Path(folder, "template")
         make_files(template)
-        outcomes = list(pool.map(lambda block: run(block, template), [b for b in blocks if b.language != "text"]))
+        outcomes = []
+        for outcome in pool.map(lambda block: run(block, template), [b for b in blocks if b.language != "text"]):
+            print(f"{outcome.seconds:6.1f} s  {outcome.block}  {'FAILED' if outcome.error else 'ok'}", flush=True)
+            outcomes.append(outcome)
     stale = [] if sys.argv[1:] else sorted(LEFT_OUT.keys() - {line for block in blocks for line in commands(block)})
     tell(blocks, outcomes, stale, time.monotonic() - begun)
     sys.exit(any(outcome.error for outcome in outcomes) or bool(stale))
@@ -223,9 +226,8 @@ def environment_in(folder: Path) -> str:
 
 
 def tell(blocks: list[Block], outcomes: list[Outcome], stale: list[str], seconds: float) -> None:
-    for outcome in sorted(outcomes, key=lambda outcome: -outcome.seconds)[:5]:
-        print(f"{outcome.seconds:6.1f} s  {outcome.block}")
     print("\nNot run as written:")
+    print(f"  {ONE_PROGRAM}: its blocks build on each other; tests/test_examples.py runs them in turn")
     for block in blocks:
         if block.language == "text":
             print(f"  {block}: no code, but what a command prints or a drawing")
