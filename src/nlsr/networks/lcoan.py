@@ -10,19 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import Affinity, Draws, Keep, Operator, SharedAttention, build_operator
+from nlsr.attention import Operator, SharedAttention, build_operator
 from nlsr.attention.learnable_collaborative import Learning
 from nlsr.attention.registry import operator_class
 from nlsr.errors import ShapeError
-from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
-from nlsr.networks.parts import (
-    DirectUpsampler,
-    EdsrUpsampler,
-    ResidualBlock,
-    check_low_res,
-    mean_colour,
-    upsampling_values,
-)
+from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, upsampling_values
+from nlsr.networks.residual_groups import ResidualGroupsNetwork
 
 
 @dataclass(frozen=True)
@@ -86,83 +79,38 @@ def lcoan_light(scale: int) -> LCoANConfig:
     )
 
 
-class LCoAN(Network):
+class LCoAN(ResidualGroupsNetwork):
     """Learnable Collaborative Attention Network."""
 
     config: LCoANConfig
 
-    def __init__(self, config: LCoANConfig) -> None:
-        """Raises: ShapeError if sizes do not fit each other."""
-        super().__init__(config)
-        channels = config.channels
-        self.head = nn.Conv2d(3, channels, 3, padding=1)
-        self.groups = nn.ModuleList(Group(config, index) for index in range(config.num_groups))
-        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
-        upsampler = {"edsr": EdsrUpsampler, "direct": DirectUpsampler}[config.upsampler]
-        self.upsample = upsampler(channels, config.scale)
+    def _attention(self, index: int) -> SharedAttention | None:
+        config = self.config
+        if config.operator == "none":
+            return None
+        operator = _operator(config, index) if index == 0 or not config.share else None
+        attention = SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
+        # Attention starts as the identity: with random values it was 0.8 dB behind the network without attention after
+        # the first thousand steps.
+        for parameter in attention.values.parameters():
+            nn.init.zeros_(parameter)
+        return attention
 
-    def _upscale(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
-    ) -> Float[Tensor, "b 3 sh sw"]:
-        check_low_res(low_res)
-        mean, turn = mean_colour(low_res), draws_in_turn(draws)
-        shallow = self.head(low_res - mean)
-        deep, affinity = shallow, None
-        for group in self.groups:  # the first group matches, the others reuse its affinity
-            if group.matches:
-                affinity = None  # that of a group before lives no longer
-                deep, affinity = group(deep, None, draws=next(turn), keep=keep)
-                collect(affinity)
-            else:
-                deep, affinity = group(deep, affinity, draws=None, keep=keep)
-        affinity = None  # nothing needs it any longer
-        upscaled = self.upsample(shallow + self.fuse(deep))
+    def _upsampler(self) -> nn.Module:
+        kind = {"edsr": EdsrUpsampler, "direct": DirectUpsampler}[self.config.upsampler]
+        return kind(self.config.channels, self.scale)
+
+    def _base(self, low_res: Float[Tensor, "b 3 h w"], mean: Float[Tensor, "1 3 1 1"]) -> Tensor:
         if self.config.image_skip:
-            upscaled = upscaled + F.interpolate(low_res, scale_factor=self.config.scale, mode="nearest")
-        else:
-            upscaled = upscaled + mean
-        return upscaled
+            return F.interpolate(low_res, scale_factor=self.scale, mode="nearest")
+        return mean
 
     def bytes_per_pixel(self) -> int:
         """The greater of two: feature maps and the stored affinity, and what the upsampler makes; measured."""
-        config = self.config
-        held = max((operator.floats_per_position(config.channels) for operator in self.operators()), default=0)
-        if config.upsampler == "direct":
-            upsampled = 6 * (config.channels + config.scale**2)
-        else:
-            upsampled = upsampling_values(config.channels, config.scale)
-        return 4 * max(7 * config.channels + held, upsampled)
-
-    def operators(self) -> list[Operator]:
-        attentions = [group.attention for group in self.groups if isinstance(group, Group)]
-        return [attention.operator for attention in attentions if attention and attention.operator]
-
-
-class Group(nn.Module):
-    """Residual blocks, attention, one convolution, and a skip around all."""
-
-    def __init__(self, config: LCoANConfig, index: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(ResidualBlock(config.channels) for _ in range(config.num_blocks)))
-        self.attention: SharedAttention | None = None
-        self.matches = config.operator != "none" and (index == 0 or not config.share)
-        if config.operator != "none":
-            operator = _operator(config, index) if self.matches else None
-            self.attention = SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
-            # Attention starts as the identity: with random values it was 0.8 dB behind the network without attention
-            # after the first thousand steps.
-            for parameter in self.attention.values.parameters():
-                nn.init.zeros_(parameter)
-        self.fuse = nn.Conv2d(config.channels, config.channels, 3, padding=1)
-        self.residual_scale = config.residual_scale
-
-    def forward(
-        self, features: Float[Tensor, "b c h w"], affinity: Affinity | None, *, draws: Draws | None, keep: Keep
-    ) -> tuple[Float[Tensor, "b c h w"], Affinity | None]:
-        refined = self.blocks(features)
-        if self.attention is not None:
-            refined, affinity = self.attention(refined, affinity, draws=draws, keep=keep)
-        return features + self.residual_scale * self.fuse(refined), affinity
+        channels, scale = self.config.channels, self.scale
+        direct = self.config.upsampler == "direct"
+        upsampled = 6 * (channels + scale**2) if direct else upsampling_values(channels, scale)
+        return 4 * max(7 * channels + self._held(), upsampled)
 
 
 def _operator(config: LCoANConfig, index: int) -> Operator:
