@@ -10,6 +10,7 @@ from nlsr.attention import (
     EfficientContrastive,
     GlobalLearnable,
     LearnableSparsePattern,
+    Nearest,
     NonLocal,
     NonLocalSparse,
     ResidualAttention,
@@ -24,6 +25,7 @@ OPERATORS = {
     "hash": lambda: NonLocalSparse(8, reduction=2, chunk_size=12, rounds=2),
     "superbit": lambda: GlobalLearnable(8, reduction=2, chunk_size=12, rounds=2),
     "kernel": lambda: EfficientContrastive(8, reduction=2, num_features=16),
+    "nearest": lambda: Nearest(8, reduction=2, num_nearest=5),
     "kmeans, three rounds": lambda: LearnableSparsePattern(8, reduction=1, num_clusters=4, chunk_size=16, rounds=3),
 }
 SIZES = [(1, 1), (1, 7), (5, 7), (12, 12), (33, 9)]
@@ -81,6 +83,11 @@ def plain_matrix(affinity: Affinity, slot_scores: torch.Tensor | None = None) ->
         query, key = ((exponent.exp() + 1e-4) / affinity.projection.shape[0] ** 0.5 for exponent in exponents)
         products = query @ key.transpose(1, 2)
         return products / products.sum(-1, keepdim=True)
+    if hasattr(affinity, "index"):
+        chosen = torch.zeros(affinity.index.shape[0], affinity.num_queries, affinity.num_keys, dtype=torch.bool)
+        chosen.scatter_(2, affinity.index.long(), True)
+        key = affinity.embedding / affinity.embedding.norm(dim=-1, keepdim=True).clamp_min(5e-5)
+        return (affinity.embedding @ key.transpose(1, 2)).masked_fill(~chosen, -torch.inf).softmax(-1)
     if not hasattr(affinity, "chunks"):
         return (affinity.query @ affinity.key.transpose(1, 2)).softmax(-1)
     query = affinity.embedding

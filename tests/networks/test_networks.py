@@ -174,7 +174,7 @@ def test_the_light_preset_matches_once_and_reuses_at_least_twice():
 
 
 @pytest.mark.parametrize(
-    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "window", "grid", "dense", "none"]
+    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "nearest", "window", "grid", "dense", "none"]
 )
 @pytest.mark.parametrize("upsampler", ["edsr", "direct"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -187,7 +187,9 @@ def test_every_size_is_enlarged_by_the_scale(scale, size, upsampler, operator):
     assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "window", "grid", "dense"])
+@pytest.mark.parametrize(
+    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "nearest", "window", "grid", "dense"]
+)
 def test_an_image_alone_and_in_a_batch_gives_the_same(operator):
     network = small(operator=operator)
     images = image(3, 11, 9)
@@ -251,7 +253,7 @@ def test_the_gradient_of_the_embedding_equals_that_of_a_plain_matrix():
 
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(
-    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "window", "grid", "dense", "none"]
+    "operator", ["kmeans", "hash", "superbit", "kernel", "leverage", "nearest", "window", "grid", "dense", "none"]
 )
 def test_gradients_reach_every_parameter(operator, share):
     network = small(operator=operator, share=share)

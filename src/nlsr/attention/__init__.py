@@ -17,6 +17,7 @@ from nlsr.attention.efficient_contrastive import (
 from nlsr.attention.global_learnable import GlobalLearnable, global_learnable_attention
 from nlsr.attention.learnable_collaborative import KMeans, LearnableSparsePattern
 from nlsr.attention.leverage import Leverage
+from nlsr.attention.nearest import Nearest
 from nlsr.attention.nonlocal_sparse import NonLocalSparse
 from nlsr.attention.pixel import PixelAttention, PixelAttentionConv
 from nlsr.attention.registry import OPERATORS, build_operator, operator_name, register
@@ -41,6 +42,7 @@ __all__ = [
     "KernelAffinity",
     "LearnableSparsePattern",
     "Leverage",
+    "Nearest",
     "NonLocal",
     "NonLocalSparse",
     "Operator",

@@ -10,6 +10,7 @@ from nlsr.attention.efficient_contrastive import EfficientContrastive
 from nlsr.attention.global_learnable import GlobalLearnable
 from nlsr.attention.learnable_collaborative import LearnableSparsePattern
 from nlsr.attention.leverage import Leverage
+from nlsr.attention.nearest import Nearest
 from nlsr.attention.nonlocal_sparse import NonLocalSparse
 from nlsr.attention.shared_window import SharedGrid, SharedWindow
 from nlsr.errors import UsageError
@@ -20,6 +21,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "superbit": GlobalLearnable,
     "kernel": EfficientContrastive,
     "leverage": Leverage,
+    "nearest": Nearest,
     "window": SharedWindow,
     "grid": SharedGrid,
     "cross-scale": CrossScale,

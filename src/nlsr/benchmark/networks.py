@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nlsr.attention.streamed import uncut
+from nlsr.benchmark.counting import count
 from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
@@ -134,9 +134,8 @@ def count_multiply_adds(build: Callable[[], Network], height: int, width: int) -
 
 
 def _count(build: Callable[[], Network], height: int, width: int) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), uncut():
-        build().eval()(torch.empty(1, 3, height, width).fill_(0.5))
-    return counter.get_total_flops() / 2
+    with torch.no_grad(), uncut():
+        return count(lambda: build().eval()(torch.empty(1, 3, height, width).fill_(0.5)))
 
 
 def _cost(

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nlsr.attention import CrossScaleAttention, SharedAttention, build_operator
 from nlsr.attention.global_learnable import global_learnable_values
+from nlsr.benchmark.counting import count
 from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
@@ -186,9 +186,7 @@ def _run(name: str, size: int, channels: int, what: str, device: str) -> dict[st
     features = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(1)).to(device)
     seconds, peak = _timed(module, features, what)
     if (key, size) not in _counted:
-        with FlopCounterMode(display=False) as counter:
-            _call(module, features, what)
-        _counted[key, size] = counter.get_total_flops() / 2
+        _counted[key, size] = count(lambda: _call(module, features, what))
     return {"seconds": seconds, "peak_bytes": peak, "multiply_adds": _counted[key, size]}
 
 
