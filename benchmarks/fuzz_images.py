@@ -31,6 +31,7 @@ from PIL import Image, PngImagePlugin
 
 from nlsr.errors import ImageError
 from nlsr.images import read
+from nlsr.images.formats.jpeg_xl import with_colours
 
 TIME_LIMIT = 10.0
 MEMORY_LIMIT = 4 * 2**30
@@ -103,9 +104,14 @@ def whole_files() -> list[bytes]:
         pillow(palette, "GIF", transparency=3),
         pillow(palette, "GIF", interlace=1, **frames),
     ]
+    files += described_files(rgb, deep, colour)
     if find_spec("pillow_heif"):
         import pillow_heif
 
+        for options in ({"grid_tile_size": 512}, {"color_primaries": 9, "transfer_characteristics": 16}):
+            buffer = io.BytesIO()
+            pillow_heif.from_pillow(colour.resize((600, 530))).save(buffer, **options)
+            files.append(buffer.getvalue())
         buffer = io.BytesIO()
         pillow_heif.from_pillow(transparent).save(buffer, xmp=xmp, exif=exif.tobytes())
         files.append(buffer.getvalue())
@@ -113,6 +119,80 @@ def whole_files() -> list[bytes]:
         pillow_heif.encode("RGB;16", (53, 37), deep[:, :, :3].tobytes(), buffer)
         files.append(buffer.getvalue())
     return files
+
+
+def described_files(rgb: np.ndarray, deep: np.ndarray, colour: Image.Image) -> list[bytes]:
+    """What says its colours in numbers, and metadata of the rarer kinds."""
+    iptc = b"\x1c\x02\x19\x00\x03cat\x1c\x02P\x00\x02me"
+    resources = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc
+    chunks = [
+        (b"cICP", b"\x09\x10\0\1"),
+        (b"gAMA", struct.pack(">I", 55556)),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)),
+        (b"iCCP", b"x\0\0" + zlib.compress(imagecodecs.cms_profile("srgb"))),
+        (b"pHYs", struct.pack(">IIB", 11811, 11811, 1)),
+        (b"tEXt", b"Comment\0by me"),
+        (b"zTXt", b"parameters\0\0" + zlib.compress(b"steps " * 50)),
+        (b"iTXt", b"Title\0\1\0de\0Titel\0" + zlib.compress(b"Katze")),
+        (
+            b"zTXt",
+            b"Raw profile type iptc\0\0" + zlib.compress(f"\niptc\n{len(resources)}\n{resources.hex()}\n".encode()),
+        ),
+    ]
+
+    def png(samples: np.ndarray, number: int) -> bytes:
+        data = imagecodecs.png_encode(samples)
+        packed = b"".join(
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+            for kind, content in chunks[number:]
+        )
+        return data[:33] + packed + data[33:]
+
+    def jpeg(marker: int, content: bytes) -> bytes:
+        buffer = io.BytesIO()
+        colour.save(buffer, "JPEG", comment="by me", dpi=(300, 300))
+        segment = bytes([255, marker]) + struct.pack(">H", 2 + len(content)) + content
+        return buffer.getvalue()[:20] + segment + buffer.getvalue()[20:]
+
+    def tiff(samples: np.ndarray, **options: object) -> bytes:
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, samples, **options)
+        return buffer.getvalue()
+
+    light = np.concatenate([rgb / 64, np.ones_like(rgb[:, :, :1])], 2).astype(np.float16)
+    unknown = np.where(rgb > 250, np.nan, rgb / np.float32(255)).astype(np.float32)
+    whole = dict(lossless=True, usecontainer=False)
+    codestream = imagecodecs.jpegxl_encode(rgb, **whole)
+    metadata = struct.pack(">I4sI", 20, b"Exif", 0) + b"II*\0\x08\0\0\0" + struct.pack(">I4s", 12, b"xml ") + b"<a/>"
+    container = b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x14ftypjxl \0\0\0\0jxl " + metadata
+    profiled = with_colours(bytes(codestream), None, imagecodecs.cms_profile("srgb"), grey=False)
+    files = [
+        *(bytes(data) for data in (codestream, imagecodecs.jpegxl_encode(deep, **whole), profiled)),
+        container + struct.pack(">I4s", 8 + len(codestream), b"jxlc") + codestream,
+        bytes(imagecodecs.jpegxl_encode(rgb, distance=1.0)),
+        *(bytes(imagecodecs.jpeg2k_encode(x, codecformat=c)) for x, c in ((rgb, "jp2"), (deep, "jp2"), (rgb, "j2k"))),
+        b"P6\n53 37\n65535\n" + deep[:, :, :3].astype(">u2").tobytes(),
+        b"P2 5 2 9\n1 2 3 4 5 # five\n6 7 8 9 0\n",
+        b"P4 53 37\n" + bytes(7 * 37),
+    ]
+    for format, options in (("ICO", {"sizes": [(16, 16), (32, 32)]}), ("TGA", {}), ("TGA", {"compression": "tga_rle"})):
+        buffer = io.BytesIO()
+        colour.resize((32, 32)).save(buffer, format, **options)
+        files.append(buffer.getvalue())
+    return [
+        *files,
+        *(png(rgb, number) for number in range(4)),
+        png(deep, 0),
+        imagecodecs.avif_encode(deep[:, :, :3] >> 6, level=90, bitspersample=10, primaries=9, transfer=16),
+        imagecodecs.avif_encode(rgb, level=90, primaries=12, transfer=8),
+        jpeg(0xED, b"Photoshop 3.0\0" + resources),
+        jpeg(0xE1, b'http://ns.adobe.com/xap/1.0/\0<a hdrgm:Version="1.0"/>'),
+        imagecodecs.jpeg8_encode(deep[:, :, :3] >> 4, bitspersample=12),
+        imagecodecs.ultrahdr_encode(np.ascontiguousarray(light[:36, :52])),
+        tiff(rgb.astype(np.int16) * 128, photometric="rgb", extratags=[(33723, 7, len(iptc), iptc, True)]),
+        tiff(rgb.astype(np.uint32) << 24, photometric="rgb", resolution=(300, 300)),
+        tiff(unknown, photometric="rgb", extratags=[(34377, 7, len(resources), resources, True)]),
+    ]
 
 
 # Mutations
@@ -248,7 +328,7 @@ def outcome(path: Path) -> str:
 
 def read_cases(first: int, count: int, seed: int, folder: Path) -> None:
     """Announces each case before it is read and tells its outcome and the memory held after it."""
-    files, path = whole_files(), folder / "case"
+    files, path = whole_files(), folder / "case.tga"  # the ending is asked only where nothing else is recognised
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_LIMIT, held + MEMORY_LIMIT))
     for number in range(first, count):
@@ -338,7 +418,7 @@ def main() -> None:
     if options.child:
         read_cases(options.first, options.count, options.seed, options.child)
     elif options.only is not None:
-        path = Path(tempfile.gettempdir(), f"fuzz-{options.seed}-{options.only}")
+        path = Path(tempfile.gettempdir(), f"fuzz-{options.seed}-{options.only}.tga")
         path.write_bytes(case(options.only, options.seed, whole_files()))
         print(path, outcome(path))
     else:

@@ -706,8 +706,8 @@ def test_what_a_killed_process_leaves_is_told_by_its_name(tmp_path, monkeypatch)
 
 
 def test_formats_are_named_as_users_do():
-    names = [format_named(name) for name in ("jpg", ".JPEG", "Png", "tif", "webp")]
-    assert names == ["JPEG", "JPEG", "PNG", "TIFF", "WebP"]
+    names = [format_named(name) for name in ("jpg", ".JPEG", "Png", "tif", "webp", "jxl", "JPEG XL")]
+    assert names == ["JPEG", "JPEG", "PNG", "TIFF", "WebP", "JPEG XL", "JPEG XL"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

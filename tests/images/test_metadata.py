@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, IptcImagePlugin, PngImagePlugin
 from tests.images.samples import XMP, as_picture, as_samples, exif_bytes, loaded_exif, smooth
-from tests.images.test_formats import as_read, cells, identity, with_pillow, with_tifffile
+from tests.images.test_formats import as_read, cells, ending_of, identity, with_pillow, with_tifffile
 from tests.images.test_meaning import chunks_of, png
 
 from nlsr.images import read, without_metadata, write
@@ -52,7 +52,7 @@ def with_iptc(format):
 
 
 def with_resolution(format):
-    if format in ("WebP", "AVIF", "HEIC"):
+    if format in ("WebP", "AVIF", "HEIC", "JPEG XL"):
         return with_pillow(Image.fromarray(smooth()), format, exif=exif_of_dpi())
     return with_pillow(Image.fromarray(smooth()), format, dpi=DPI)
 
@@ -100,7 +100,7 @@ def foreign_iptc(path, format):
 @pytest.mark.parametrize("cell", [c for c in METADATA if c[1].endswith(" written") and c[2]], ids=identity)
 def test_metadata_is_written_as_promised(tmp_path, cell):
     format, name, promise = cell
-    path = tmp_path / f"a.{format.lower()}"
+    path = tmp_path / f"a.{ending_of(format)}"
     kind = name.removesuffix(" written")
     attribute, value = {"IPTC": ("iptc", IPTC), "resolution": ("resolution", DPI), "text": ("text", TEXT)}[kind]
     notes = write(path, as_picture(smooth(), **{attribute: value}))
@@ -111,6 +111,10 @@ def test_metadata_is_written_as_promised(tmp_path, cell):
     if kind == "IPTC":
         assert foreign_iptc(path, format) == IPTC
     elif kind == "resolution":
+        if format == "JPEG XL":
+            exif = path.read_bytes().split(b"Exif\0\0\0\0")[1]
+            assert (loaded_exif(exif)[282], loaded_exif(exif)[283], promise) == (*DPI, "EXIF")
+            return
         with Image.open(path) as image:
             exif = image.getexif()
             found = image.info["dpi"] if promise == "field" else (exif[282], exif[283])

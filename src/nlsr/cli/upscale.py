@@ -64,7 +64,7 @@ def upscale(
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="png, jpg, webp, tif, avif or bmp. (default: the ending of OUT, or png)"),
+        typer.Option(help="png, jpg, jxl, webp, tif, avif or bmp. (default: the ending of OUT, or png)"),
     ] = None,
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF. (default: 95, AVIF 90)")

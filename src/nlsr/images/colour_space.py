@@ -35,9 +35,11 @@ LINEAR, SRGB_CURVE, PQ, HLG = 8, 13, 16, 18
 
 UNSPECIFIED = 2
 
-_BT709_LIKE = (1, 6, 11, 12, 14, 15)  # equal from 0 to 1
+BT709_LIKE = (1, 6, 11, 12, 14, 15)
+"""Codes of curves that are equal from 0 to 1."""
+
 _EXPONENTS = {4: 2.2, 5: 2.8, LINEAR: 1.0, 17: 2.6}
-TRANSFERS = {*_BT709_LIKE, *_EXPONENTS, 7, SRGB_CURVE, PQ, HLG}
+TRANSFERS = {*BT709_LIKE, *_EXPONENTS, 7, SRGB_CURVE, PQ, HLG}
 """Codes of the curves that are known here."""
 
 # BT.2100. PQ in cd/m² of 10000; HLG's constants.
@@ -102,7 +104,7 @@ class ColourSpace:
             return "Display P3"
         if self.is_srgb:
             return "sRGB"
-        curve = "BT.709 curve" if self.transfer in _BT709_LIKE else _CURVE_NAMES[int(self.transfer)]
+        curve = "BT.709 curve" if self.transfer in BT709_LIKE else _CURVE_NAMES[int(self.transfer)]
         return f"{primaries}, {curve}"
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from nlsr.errors import ImageError, NlsrError, ShapeError, UsageError
 from nlsr.files import replacing
 from nlsr.images.colour_space import ColourSpace
-from nlsr.images.formats.decode import decode, sniff
+from nlsr.images.formats.decode import decode, looks_like_tga, sniff
 from nlsr.images.formats.decoded import Refusal
 from nlsr.images.formats.encode import check_colours, encode, layout_of
 from nlsr.images.formats.layout import Band
@@ -37,10 +37,14 @@ ENDINGS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
     ".avif": "AVIF",
+    ".jxl": "JPEG XL",
 }
 """Format by lower-case ending, for reading and writing."""
 
-READ_ENDINGS = (*ENDINGS, ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe")
+READ_ENDINGS = (
+    *(*ENDINGS, ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".apng", ".ico", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpf"),
+)
 """Lower-case endings by which a folder is searched for pictures; `read` itself goes by content."""
 
 FOREIGN_ENDINGS = {
@@ -65,6 +69,7 @@ MAX_PIXELS = 200_000_000
 
 # Sides and pixels beyond which the format's own headers, or the encoder, give up.
 _MAX_SIDE = {"JPEG": 65_500, "WebP": 16_383, "AVIF": 32_768, "PNG": 2**31 - 1, "BMP": 2**31 - 1, "TIFF": 2**31 - 1}
+_MAX_SIDE |= {"JPEG XL": 2**30 - 1}
 _MAX_PIXELS = {"AVIF": 2**28, "BMP": 10**9}
 _WITHOUT_ALPHA = ("JPEG", "BMP")
 
@@ -72,7 +77,7 @@ PathLike = str | os.PathLike[str]
 
 
 def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read the first image of a PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF or HEIC file, recognised by its content.
+    """Read the first image of a file, recognised by its content; docs/formats.md lists the formats.
 
     The pixels are float32 and upright; round(pixels * 255), or 65535, gives the stored integers back. CMYK becomes
     sRGB, and values proportional to light are encoded with the sRGB curve, which the profile then says; everything
@@ -174,9 +179,10 @@ def write_bands(
         like: the picture that was enlarged, for all but its pixels; with alpha if the bands have it.
         bands: colours (3, rows, width) and alpha (1, rows, width), or None without: floating point in [0, 1], uint8
             or uint16, on any device, of any number of rows. A band may be changed once the next one is asked for.
-        quality: 1 to 100 for JPEG (default 95), WebP (95; 100 is lossless) and AVIF (90); the others are lossless.
+        quality: 1 to 100 for JPEG (default 95), WebP and JPEG XL (95; 100 is lossless) and AVIF (90); the others are
+            lossless, and so is JPEG XL of more than 8 bits or of other colours than sRGB.
         overwrite: replace a file that is already there; until the last moment it stays as it was.
-        format: one of PNG, JPEG, WebP, TIFF, AVIF and BMP, in any case; default: by the path's ending.
+        format: one of PNG, JPEG, WebP, TIFF, AVIF, BMP and JPEG XL (jxl), in any case; default: by the path's ending.
     Returns: what of the picture the format could not hold, each in a note.
     Raises: ImageError, in one line, as `check_target` does, for NaN, and for a full disk; UsageError for a
         quality out of range and an unknown format; ShapeError for bands of another shape or number of rows; and
@@ -241,7 +247,7 @@ def check_target(
             " write PNG or TIFF"
         )
     if alpha and format in _WITHOUT_ALPHA:
-        raise ImageError(f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF or AVIF")
+        raise ImageError(f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF, AVIF or JPEG XL")
     try:
         check_colours(format, space)
     except Refusal as refusal:
@@ -271,7 +277,8 @@ def format_named(name: str) -> str:
 
     Raises: UsageError for a format that is not written.
     """
-    format = ENDINGS.get("." + name.lower().removeprefix("."))
+    named = ENDINGS | {"." + format.lower(): format for format in ENDINGS.values()}
+    format = named.get("." + name.lower().removeprefix("."))
     if format is None:
         formats = ", ".join(dict.fromkeys(ENDINGS.values()))
         raise UsageError(f"expected a format among {formats}, got {one_line(name)}")
@@ -332,10 +339,12 @@ def _recognised(file: BinaryIO, shown: str) -> str:
         file.seek(0)
     except OSError as error:
         raise ImageError(f"{shown}: cannot be read ({_reason(error)}); check the disk") from error
-    formats = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF or HEIC"
+    formats = "PNG, JPEG, JPEG XL, JPEG 2000, WebP, TIFF, AVIF, HEIC, BMP, GIF, ICO, PNM or TGA"
     if not head:
         raise ImageError(f"{shown}: expected {formats}, got an empty file; get it again")
     format = sniff(head)
+    if format is None and shown.lower().endswith(".tga") and looks_like_tga(head):
+        format = "TGA"
     if format is None:
         ending = os.path.splitext(shown)[1].lower()
         found = next((name for start, name in _FOREIGN if start in head[:16]), None)
@@ -345,9 +354,6 @@ def _recognised(file: BinaryIO, shown: str) -> str:
 
 
 _FOREIGN = [
-    (b"\xffO\xffQ", "JPEG 2000"),
-    (b"jP  ", "JPEG 2000"),
-    (b"JXL ", "JPEG XL"),
     (b"%PDF", "PDF"),
     (b"PK\x03\x04", "a zip archive"),
 ]

@@ -10,16 +10,27 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, ImageFile, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    IcoImagePlugin,
+    ImageFile,
+    TgaImagePlugin,
+    WebPImagePlugin,
+)
 
 from nlsr.errors import UsageError
 from nlsr.extras import require
 from nlsr.images.formats import metadata
 from nlsr.images.formats.boxes import has_gain_map, primary_colours
 from nlsr.images.formats.decode_jpeg import decode_jpeg
+from nlsr.images.formats.decode_jpeg_2000 import J2K, JP2, decode_jpeg_2000
 from nlsr.images.formats.decode_png import PNG_SIGNATURE, decode_png
+from nlsr.images.formats.decode_pnm import decode_pnm
 from nlsr.images.formats.decode_tiff import decode_tiff
 from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described, start_of
+from nlsr.images.formats.jpeg_xl import CODESTREAM, CONTAINER, decode_jpeg_xl
 from nlsr.images.formats.meaning import Claims
 from nlsr.images.formats.pillow_pixels import samples_of
 
@@ -29,13 +40,18 @@ _PLUGINS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "GIF": GifImagePlugin.GifImageFile,
+    "ICO": IcoImagePlugin.IcoImageFile,
+    "TGA": TgaImagePlugin.TgaImageFile,
 }
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def sniff(head: bytes) -> str | None:
-    """The format whose signature the first 64 bytes carry; None if it is none of those that are read."""
+    """The format whose signature the first 64 bytes carry; None if it is none of those that are read.
+
+    TGA has none: `looks_like_tga` tells whether a file that is called so may be one.
+    """
     if head.startswith(PNG_SIGNATURE):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -48,11 +64,24 @@ def sniff(head: bytes) -> str | None:
         return "BMP"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
+    if head.startswith((CONTAINER, CODESTREAM)):
+        return "JPEG XL"
+    if head.startswith((JP2, J2K)):
+        return "JPEG 2000"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PNM"
+    if head.startswith(b"\0\0\1\0") and head[4:6] != b"\0\0":
+        return "ICO"
     if head[4:8] == b"ftyp" and (b"avif" in head or b"avis" in head):
         return "AVIF"
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         return "HEIC"
     return None
+
+
+def looks_like_tga(head: bytes) -> bool:
+    """Whether the first 18 bytes may be the header of a TGA."""
+    return len(head) >= 18 and head[1] < 2 and head[2] in (1, 2, 3, 9, 10, 11) and head[16] in (8, 15, 16, 24, 32)
 
 
 def decode(file: BinaryIO, format: str, check_size: CheckSize) -> Decoded:
@@ -71,11 +100,14 @@ def _decode_with_pillow(file: BinaryIO, format: str, check_size: CheckSize) -> D
     check_size(*image.size)
     frames = int(getattr(image, "n_frames", 1))
     notes = [f"animated file of {frames} frames: first frame taken"] if frames > 1 else []
+    if format == "ICO" and len(image.info.get("sizes", ())) > 1:
+        notes = [f"file of {len(image.info['sizes'])} pictures: the largest taken"]
     bits = _avif_bits(file) if format == "AVIF" else 8
     if bits > 8:
         decoded = Decoded(_deep_avif_samples(file), 2.0**bits - 1, 16, notes=notes)
     else:
         image.load()  # also reads what follows the pixels
+        check_size(*image.size)  # that of an icon may differ from what its file announces
         decoded = Decoded(samples_of(image, format), 255.0, 8, notes=notes)
     info = image.info
     beside = Beside(Claims(info.get("icc_profile")), exif=info.get("exif"), xmp=info.get("xmp"))
@@ -151,4 +183,7 @@ _DECODERS: dict[str, Callable[[BinaryIO, CheckSize], Decoded]] = {
     "JPEG": decode_jpeg,
     "TIFF": decode_tiff,
     "HEIC": _decode_heic,
+    "JPEG XL": decode_jpeg_xl,
+    "PNM": decode_pnm,
+    "JPEG 2000": decode_jpeg_2000,
 }

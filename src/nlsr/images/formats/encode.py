@@ -18,14 +18,15 @@ from nlsr.images.formats.boxes import with_items
 from nlsr.images.formats.decoded import Refusal
 from nlsr.images.formats.encode_png import write_png
 from nlsr.images.formats.encode_tiff import write_tiff
+from nlsr.images.formats.jpeg_xl import jpeg_xl
 from nlsr.images.formats.layout import Band, Layout, Strip, cut_into_strips, in_srgb
 from nlsr.images.formats.meaning import can_say, said
 from nlsr.images.formats.quiet import quiet
 from nlsr.images.picture import Picture
 
-DEFAULT_QUALITY = {"JPEG": 95, "WebP": 95, "AVIF": 90}
+DEFAULT_QUALITY = {"JPEG": 95, "WebP": 95, "AVIF": 90, "JPEG XL": 95}
 
-_DEEPEST = {"PNG": 16, "TIFF": 32, "AVIF": 16}
+_DEEPEST = {"PNG": 16, "TIFF": 32, "AVIF": 16, "JPEG XL": 16}
 _AVIF_BITS = {8: 8, 16: 10}
 _STREAMING: dict[str, Callable[[BinaryIO, Layout, Iterable[Strip]], None]] = {"PNG": write_png, "TIFF": write_tiff}
 
@@ -36,6 +37,7 @@ _PLACES = {
     "JPEG": _EVERYTHING - {"text"},  # but for a comment
     "WebP": {"EXIF", "XMP", "resolution"},
     "AVIF": {"EXIF", "XMP", "resolution"},
+    "JPEG XL": {"EXIF", "XMP", "resolution"},
     "BMP": {"resolution"},
 }
 """Kinds of metadata by format; a resolution stands in EXIF where a format has no field for it."""
@@ -45,7 +47,7 @@ _SEGMENT = 65533
 _JPEG_LIMITS = {"EXIF": _SEGMENT - 6, "XMP": _SEGMENT - 29}
 
 # Most that was measured per pixel (RGB with alpha, any quality), and a quarter more.
-_BYTES_PER_PIXEL = {"JPEG": 8, "WebP": 53, "AVIF": 75, "BMP": 8}
+_BYTES_PER_PIXEL = {"JPEG": 8, "WebP": 53, "AVIF": 75, "BMP": 8, "JPEG XL": 100}
 # Strips in several copies, and a handful of rows where a row is longer than a strip should be.
 _BYTES_IN_STRIPS, _BYTES_PER_COLUMN = 2**25, 2**9
 
@@ -88,8 +90,8 @@ def check_colours(format: str, space: ColourSpace | None) -> None:
     """Raises: Refusal for PQ and HLG in a format that cannot say them."""
     if not can_say(format, space):
         raise Refusal(
-            f"{format} cannot say what {space} values mean; write PNG or AVIF, or bring them to standard range "
-            "with --tone-map"
+            f"{format} cannot say what {space} values mean; write PNG, AVIF or JPEG XL, or bring them to standard "
+            "range with --tone-map"
         )
 
 
@@ -124,7 +126,7 @@ def _beside(format: str, picture: Picture, notes: list[str]) -> dict[str, Any]:
         notes.append(f"no place in {format} for {', '.join(lost)}: dropped")
     kept = {kind: value if kind in _PLACES[format] else None for kind, value in values.items()}
     exif = kept["EXIF"]
-    if format in ("WebP", "AVIF") or (exif and format != "TIFF"):
+    if format in ("WebP", "AVIF", "JPEG XL") or (exif and format != "TIFF"):
         exif = metadata.with_resolution(picture.exif, picture.resolution)
     return {
         "exif": exif,
@@ -146,6 +148,8 @@ def encode(file: BinaryIO, format: str, layout: Layout, bands: Iterable[Band], q
         _STREAMING[format](file, layout, strips)
     elif format == "AVIF":
         file.write(_avif(_collected(strips, layout), layout, quality))
+    elif format == "JPEG XL":
+        file.write(jpeg_xl(_collected(strips, layout), layout, quality))
     else:
         file.write(_with_pillow(format, strips, layout, quality))
 
