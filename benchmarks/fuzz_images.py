@@ -33,7 +33,7 @@ from nlsr.errors import ImageError
 from nlsr.images import read
 from nlsr.images.formats.jpeg_xl import with_colours
 
-TIME_LIMIT = 10.0
+TIME_LIMIT = 60.0  # wall clock, on a machine that may be busy
 MEMORY_LIMIT = 4 * 2**30
 """Address space of the child beside what it starts with: who asks for more gets an error, not all of the machine."""
 
@@ -396,7 +396,7 @@ def rows(child: "subprocess.Popen[bytes]"):
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         waiting = b""
-        patience = 60.0  # for the imports; afterwards every line comes soon
+        patience = 600.0  # for the imports; afterwards every line comes soon
         while selector.select(patience):
             data = os.read(child.stdout.fileno(), 65536)
             if not data:
