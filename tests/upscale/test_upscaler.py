@@ -149,7 +149,7 @@ def test_a_picture_that_is_not_enlarged_is_only_resized(wish):
 
 def test_a_family_gives_the_nearest_sufficient_scale(monkeypatch):
     known = {f"tiny-x{scale}": network(scale) for scale in (2, 3, 4)}
-    monkeypatch.setattr("nlsr.upscale.cascade.packaged", lambda: known)
+    monkeypatch.setattr("nlsr.weights.catalogue.packaged", lambda: known)
     monkeypatch.setattr("nlsr.upscale.cascade.load", lambda name: known[name])
     low_res = image(10, 8)
     assert Upscaler("tiny").scale == 4
@@ -254,7 +254,7 @@ def test_where_smaller_tiles_take_over_they_see_the_rows_above():
         return len(calls) == 5
 
     result = Upscaler(late, tile=64).upscale(Picture(image(400, 40), depth=32))
-    assert result.notes == ("memory ran out after 168 of 400 rows: went on in tiles of 32",)
+    assert result.notes == ("memory ran out after 168 of 400 rows: continued in tiles of 32",)
     assert (result.picture.pixels[:, :, :6] == 0).all()
     assert_close(result.picture.pixels[:, :, 6:], torch.ones(1, 3, 794, 80))
 
@@ -419,5 +419,5 @@ def test_a_budget_may_be_said_in_words():
 
 
 def test_what_is_no_network_is_refused():
-    with pytest.raises(UsageError, match="expected a name of weights, a file or a network of nlsr, got Linear"):
+    with pytest.raises(UsageError, match="expected model_scale, how many times larger Linear makes an image"):
         Upscaler(torch.nn.Linear(3, 3))

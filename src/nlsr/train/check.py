@@ -203,9 +203,10 @@ def _measure(recipe: Recipe, batch_size: int, side: int) -> tuple[float, float]:
     for _ in range(MEASURED_STEPS):
         started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
-            upscaled = network.trace(low_res, draws=draw).upscaled
-        (upscaled.float() - high_res).abs().mean().backward()
+            trace = network.trace(low_res, draws=draw)
+        (trace.upscaled.float() - high_res).abs().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+        network.learn(network.observe(trace), generator=draw)
         times.append(time.process_time() - started)
     return sorted(times)[len(times) // 2], peak_memory() - before
