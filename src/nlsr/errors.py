@@ -33,8 +33,19 @@ class UsageError(NlsrError):
     """A command was asked for something it does not do; it exits with 2."""
 
 
+class TargetError(ImageError, UsageError):
+    """A result cannot be written where it was asked for."""
+
+
+class ModelNotFoundError(CheckpointError, UsageError):
+    """What was named as a model is neither the name of weights nor a weight file."""
+
+
 class Interrupted(NlsrError):
-    """The user stopped a command; the message says what is done and how to continue. The command exits with 130."""
+    """The user stopped a command; the message says what is done and how to continue.
+
+    The command exits with 128 and the number of the signal: 130 for ctrl-C.
+    """
 
 
 class NlsrWarning(UserWarning):

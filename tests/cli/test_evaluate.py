@@ -141,7 +141,7 @@ def test_tiles_and_the_ensemble_are_said_and_change_the_numbers(nlsr, folder, ti
     ("words", "code", "message"),
     [
         (["-m", "bicubic"], 2, "--model bicubic: needs --scale"),
-        (["-m", "none-such"], 1, "no model is named 'none-such'"),
+        (["-m", "none-such"], 2, "no model is named 'none-such'"),
         (["-m", "lcoan-light-x4", "-s", "2"], 2, "lcoan-light-x4 upscales by 4"),
         (["-s", "1"], 2, "Invalid value for '-s' / '--scale'"),
         (["--tile", "64", "--tiles", "published"], 2, "--tile and --tiles published: expected one of them"),

@@ -42,7 +42,7 @@ def test_the_picture_lies_beside_the_photo_and_is_not_replaced_unasked(nlsr, pho
         assert image.width > 1000
     # Said before anything is computed or even loaded.
     code, _, err = nlsr("explain", photo, "--at", "0,23", "-m", "none-such")
-    assert (code, "exists already" in err) == (1, True)
+    assert (code, "exists already" in err) == (2, True)
     photo.with_name("a.npz").write_bytes(b"")
     code, _, err = nlsr("explain", photo, "--at", "1,1", "-m", "none-such", "--npz", photo.with_name("a.npz"))
     assert (code, "exists already" in err) == (2, True)
@@ -63,12 +63,12 @@ def test_a_network_without_affinity_says_so(nlsr, photo, tmp_path):
         (["--at", "3,4,5"], 2, "--at 3,4,5: expected x and y"),
         ([], 2, "--at"),
         (["--at", "3,4", "--affinity", "1"], 2, "affinity 1: this network has one affinity, 0"),
-        (["--at", "3,4", "-m", "none-such"], 1, "no model is named 'none-such'"),
+        (["--at", "3,4", "-m", "none-such"], 2, "no model is named 'none-such'"),
         (["--at", "3,4", "--memory", "20KiB"], 2, "this network needs about"),
         (["--at", "3,4", "--window", "60"], 2, "expected a window of 1 to 47 upscaled pixels"),
         (["--at", "3,4", "--npz", "a.npy"], 2, "--npz a.npy: expected a name that ends in .npz"),
-        (["--at", "3,4", "--npz", "nowhere/a.npz"], 2, "expected a file in an existing folder"),
-        (["--at", "3,4", "-o", "nowhere/a.png"], 1, "its folder does not exist"),
+        (["--at", "3,4", "--npz", "nowhere/a.npz"], 2, "nowhere/a.npz: its folder does not exist"),
+        (["--at", "3,4", "-o", "nowhere/a.png"], 2, "its folder does not exist"),
         (["--at", "3,4", "--device", "nowhere"], 2, "--device nowhere: not available here; try cpu"),
     ],
 )

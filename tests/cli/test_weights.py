@@ -89,11 +89,11 @@ def test_convert_writes_a_file_that_gives_the_same_pictures(nlsr, tmp_path, pan_
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("info", "nothing"), 1, "no model is named 'nothing'"),
+        (("info", "nothing"), 2, "no model is named 'nothing'"),
         (("info", "lcoan-light-x4", "--set", "scale"), 2, "--set scale: expected key=value, like scale=2"),
         (("info", "lcoan-light-x4", "--set", "scale=2"), 1, "holds its own config; scale cannot be set"),
-        (("convert", "gone.pth"), 1, "expected a weight file, found no such file"),
-        (("convert", "."), 1, ".: expected a weight file, found a folder"),
+        (("convert", "gone.pth"), 2, "expected a weight file, found no such file"),
+        (("convert", "."), 2, ".: expected a weight file, found a folder"),
         (("convert", packaged()["lcoan-light-x4"]), 1, "is a file of nlsr already, with its config"),
     ],
 )

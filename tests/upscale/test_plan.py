@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -62,15 +63,39 @@ def test_equal_questions_get_equal_plans_that_json_can_hold():
 
 
 def test_a_budget_that_no_tile_fits_is_refused():
-    with pytest.raises(UsageError, match=r"a 100x90 picture to 200x180 needs at least .* --memory allows 0 MiB"):
+    with pytest.raises(UsageError, match=r"a 100x90 picture to 200x180 needs .*, the memory budget is 1 MiB"):
         Upscaler(network(), memory=1000).plan(90, 100)
+
+
+@pytest.mark.parametrize("tile", ["auto", "none", 32])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_the_need_that_a_refusal_names_is_enough_and_what_the_plan_says(tile, format):
+    """One figure for a picture: as refused, as allowed, and as planned."""
+
+    def plan(memory):
+        return Upscaler(network(), tile=tile, memory=memory).plan_file(90, 100, format=format, reading=2**20)
+
+    with pytest.raises(UsageError) as refused:
+        plan("1MiB")
+    need = re.search(r" needs (\d+ MiB), the memory budget is 1 MiB", str(refused.value))[1]
+    allowed = plan(need)
+    assert f"needs {need}" in allowed.reason
+    assert plan("8GiB").predicted >= allowed.predicted
+    with pytest.raises(UsageError, match=f"needs {need}"):
+        plan(f"{int(need.split()[0]) - 1}MiB")
+
+
+def test_reading_a_picture_counts_as_a_need():
+    plans = [Upscaler(network()).plan_file(90, 100, format="PNG", reading=reading) for reading in (0, 2**20, 2**28)]
+    assert plans[0] == plans[1]
+    assert 2**28 <= plans[2].predicted < 2**28 + 2**26
 
 
 def test_a_picture_too_large_for_the_default_budget_is_done_in_the_smallest_tiles(monkeypatch):
     monkeypatch.setattr("nlsr.upscale.upscaler.default_budget", lambda device: 1000)
-    chosen = Upscaler(network()).plan(100, 100)
+    chosen = Upscaler(network()).plan(1000, 1000)
     assert chosen.tile_size == 64
-    assert "more than 0 MiB" in str(chosen)
+    assert "more than 1 MiB" in str(chosen)
 
 
 def test_the_default_budget_is_a_quarter_of_the_machine():

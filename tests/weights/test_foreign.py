@@ -114,4 +114,4 @@ def test_weights_larger_than_the_memory_are_refused_before_they_are_read(nlsr, t
     words = ("upscale", tmp_path / "a.png", "--model", tmp_path / "large.pth", "--memory", "1MiB")
     code, _, err = nlsr(*words)
     assert (code, len(err.splitlines())) == (2, 1)
-    assert err.endswith("large.pth: the weights alone take 2 MiB, --memory allows 1 MiB\n")
+    assert err.endswith("large.pth: the weights alone take 3 MiB, --memory allows 1 MiB\n")

@@ -1,13 +1,13 @@
 """The command `nlsr`: one thin file per subcommand. Nothing heavy is imported before a subcommand runs."""
 
 import os
-import signal
 import sys
 from typing import Annotated
 
 import typer
 
-from nlsr.cli import benchmark, data, evaluate, explain, train, upscale, weights
+from nlsr import interrupts
+from nlsr.cli import benchmark, data, evaluate, explain, streams, train, upscale, weights
 from nlsr.cli.notes import notes_in_one_line
 from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     name="nlsr",
     help="Enlarge images with networks in which every pixel draws on similar pixels anywhere in the image.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.command("upscale")(upscale.upscale)
@@ -46,40 +46,59 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     pass
 
 
 def main() -> None:
     """Run the command line: exit code 2 if asked wrongly, 1 if something failed, each said in one line."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.listen()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "nlsr")
+    with streams.forgiving() as output:
+        code, message = _outcome(command)
+        _say(command, message)
+        output.flush()
+        if code == 0 and output.error is not None:
+            code = 1
+            _say(command, streams.complaint(output))
+    sys.exit(code)
+
+
+def _outcome(command: str) -> tuple[int, str]:
+    """The exit code, and what is to be said of it."""
     try:
         with notes_in_one_line(command):
-            sys.exit(app(standalone_mode=False) or 0)
+            code = app(prog_name="nlsr", standalone_mode=False) or 0
+        if code == 130:  # how typer returns from ctrl-C
+            raise KeyboardInterrupt
+        return code, ""
     except NlsrError as error:
-        code = {UsageError: 2, RecipeError: 2, Interrupted: 130}.get(type(error), 1)
-        _fail(f"{command}: {error}", code)
+        if isinstance(error, Interrupted):
+            return interrupts.exit_code(), str(error)
+        return 2 if isinstance(error, UsageError | RecipeError) else 1, str(error)
     except CommandError as error:
-        _fail(f"{command}: {error.format_message()}" if sys.argv[1:] else "", error.exit_code)  # help was shown
+        # Without any words the help was shown.
+        return error.exit_code, error.format_message() + _hint() if sys.argv[1:] else ""
     except (KeyboardInterrupt, typer.Abort):
-        _fail(f"{command}: interrupted", 130)
+        return interrupts.exit_code(), "interrupted"
     except (MemoryError, RuntimeError) as error:
         from nlsr.upscale.memory import out_of_memory
 
         if not out_of_memory(error):
             raise
-        _fail(f"{command}: out of memory{LESS.get(command, '')}", 1)
-    except BrokenPipeError:
-        os._exit(1)  # whoever read our output has gone; flushing at exit would fail again
+        return 1, f"out of memory{LESS.get(command, '')}"
 
 
-def _interrupt(*_: object) -> None:
-    """Being terminated is being interrupted: temporary files are removed."""
-    raise KeyboardInterrupt
+def _hint() -> str:
+    """For a file whose name was taken for options."""
+    dashed = (word for word in sys.argv[1:] if word.startswith("-") and word != "-" and os.path.lexists(word))
+    return next((f"; the file of this name is given as ./{word}" for word in dashed), "")
 
 
-def _fail(message: str, code: int) -> None:
+def _say(command: str, message: str) -> None:
     if message.strip():
-        print("\\n".join(message.splitlines()), file=sys.stderr)
-    sys.exit(code)
+        print("\\n".join(f"{command}: {message}".splitlines()), file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.cli.settings import Imports, device_named
+from nlsr.cli.settings import Imports, Threads, device_named
 from nlsr.errors import UsageError
 from nlsr.files import replacing
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure time, memory and multiply-adds.", no_args_is_help=True)
 
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. [default: all]")]
 Folder = Annotated[
     Path | None, typer.Option("-o", "--output", help="Folder for results as JSON lines, table and plot.")
 ]
@@ -25,16 +24,19 @@ Folder = Annotated[
 
 @app.command()
 def operators(
-    names: Annotated[list[str] | None, typer.Argument(help="Operators. [default: all]", show_default=False)] = None,
-    sizes: Annotated[list[int] | None, typer.Option("--size", min=8, help="Side of the map; may be repeated.")] = None,
-    channels: Annotated[int, typer.Option(min=16)] = 64,
+    names: Annotated[list[str] | None, typer.Argument(help="Operators to measure.", show_default="all")] = None,
+    sizes: Annotated[
+        list[int] | None,
+        typer.Option("--size", min=8, help="Side of the map; may be repeated.", show_default="a row of them"),
+    ] = None,
+    channels: Annotated[int, typer.Option(min=16, help="Channels of the map.")] = 64,
     training: Annotated[bool, typer.Option("--training", help="Time forward and backward as well.")] = False,
     stack: Annotated[bool, typer.Option("--stack", help="Ten modules, with and without sharing.")] = False,
     image: Annotated[
         Path | None, typer.Option(help="Picture on whose trained features error and recall are measured.")
     ] = None,
     output: Folder = None,
-    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Calls that are timed; the median counts.")] = 3,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
     limit: Annotated[float, typer.Option(min=1, help="Seconds one call may take.")] = 120,
@@ -91,11 +93,15 @@ def operators(
 
 @app.command()
 def networks(
-    names: Annotated[list[str] | None, typer.Argument(help="Presets. [default: all]", show_default=False)] = None,
-    scale: Annotated[int, typer.Option("-s", "--scale", min=2, max=4)] = 4,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Presets of networks to measure.", show_default="all")
+    ] = None,
+    scale: Annotated[int, typer.Option("-s", "--scale", min=2, max=4, help="How far the networks enlarge.")] = 4,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--size", metavar="WxH", help="Size of the input; may be repeated. (default: 64x64 and 320x180)"),
+        typer.Option(
+            "--size", metavar="WxH", help="Size of the input; may be repeated.", show_default="64x64, 320x180"
+        ),
     ] = None,
     evaluated: Annotated[
         Path | None, typer.Option(help="Folder of `nlsr evaluate -o`: draws its quality against its time.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nlsr.cli.settings import AsJson
 from nlsr.errors import Interrupted, RecipeError, UsageError
 
 app = typer.Typer(help="Check and prepare training images.", no_args_is_help=True)
@@ -29,13 +30,14 @@ def prepare(
     ] = "1",
     low_res: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder of low-res images, one for each FOLDER. (default: they are made)"),
+        typer.Option(help="A folder of low-res images, one for each FOLDER.", show_default="they are made"),
     ] = None,
     patch_size: Annotated[int, typer.Option(min=1, help="Low-res side of a patch, to name images too small.")] = 48,
     cache: Annotated[
-        Path | None, typer.Option(help="Where decoded images are kept, as for `nlsr train`. (default: ~/.cache/nlsr)")
+        Path | None,
+        typer.Option(help="Where decoded images are kept, as for `nlsr train`.", show_default="~/.cache/nlsr"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check folders of images, make their low-res images, and keep both decoded for `nlsr train`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nlsr.cli.settings import Imports, ModelSettings, device_named, model_settings
+from nlsr.cli.settings import Imports, ModelSettings, Threads, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
@@ -28,11 +28,11 @@ def evaluate(
         DEFAULT_MODEL
     ],
     scale: Annotated[
-        int | None, typer.Option("-s", "--scale", min=2, help="Needed for bicubic. [default: the model's]")
+        int | None, typer.Option("-s", "--scale", min=2, help="Bicubic needs it.", show_default="the model's")
     ] = None,
     low_res: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of low-res images, one for each --data. [default: made by bicubic resizing]"),
+        typer.Option(help="Folder of low-res images, one for each --data.", show_default="made by bicubic resizing"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -46,7 +46,7 @@ def evaluate(
         typer.Option(metavar="SEED", help="Draw new hash directions for every image, as the published networks do."),
     ] = None,
     tile: Annotated[
-        int | None, typer.Option(min=16, help="Cut into tiles of this side. [default: whole images]")
+        int | None, typer.Option(min=16, help="Cut into tiles of this side.", show_default="whole images")
     ] = None,
     tiles: Annotated[
         Literal["none", "published"],
@@ -54,7 +54,7 @@ def evaluate(
     ] = "none",
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over eight flips and turns.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
+    threads: Threads = None,
 ) -> None:
     """PSNR and SSIM under named protocols: low-res images are made as MATLAB does, upscaled, and compared."""
     import torch

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nlsr.cli.settings import Imports, ModelSettings, device_named, model_settings
+from nlsr.cli.settings import Imports, ModelSettings, Overwrite, Threads, check_output, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
     from nlsr.explain import Explanation
+    from nlsr.images import Header
 
 
 def explain(
@@ -20,7 +21,8 @@ def explain(
         str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")
     ] = DEFAULT_MODEL,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The picture. [default: IMAGE_at_X_Y.png beside IMAGE]")
+        Path | None,
+        typer.Option("-o", "--output", help="The picture to write.", show_default="IMAGE_at_X_Y.png beside IMAGE"),
     ] = None,
     npz: Annotated[Path | None, typer.Option(help="Also write the arrays, for programs.")] = None,
     settings: ModelSettings = None,
@@ -29,20 +31,20 @@ def explain(
     count: Annotated[int, typer.Option(min=1, help="Positions that are marked and listed.")] = 20,
     region: Annotated[
         int | None,
-        typer.Option(min=16, help="Side of the square that is matched. [default: all, up to 512x512 pixels]"),
+        typer.Option(min=16, help="Side of the square that is matched.", show_default="all, up to 512x512 pixels"),
     ] = None,
     attribution_region: Annotated[
         int | None,
-        typer.Option(min=16, help="Side of the square that is attributed. [default: 256 upscaled pixels]"),
+        typer.Option(min=16, help="Side of the square that is attributed.", show_default="256 upscaled pixels"),
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Side of what is explained, in upscaled pixels.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the attribution.")] = 50,
     memory: Annotated[
-        str | None, typer.Option(help="Memory budget, like 2GiB. [default: 1/4 of the machine's]")
+        str | None, typer.Option(help="Memory budget, like 2GiB.", show_default="1/4 of the machine's")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Overwrite = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Where a network draws from for one pixel: affinity, pattern and local attribution map, in one picture."""
     x, y = _point(at)
@@ -66,7 +68,9 @@ def explain(
     check_target(target, height=1, width=1, overwrite=overwrite)
     if npz is not None:
         _check_arrays(npz, overwrite=overwrite)
-    pixels = filled(read(image)).to(device_named(device))
+    budget = parse_size(memory) if memory else None
+    picture = read(image, check=lambda header: _check_reading(header, image, budget))
+    pixels = filled(picture).to(device_named(device))
     network = load(model, **model_settings(settings)).to(pixels.device)
     try:
         with Counter("attribution") as counter:
@@ -80,7 +84,7 @@ def explain(
                 attribution_region=attribution_region,
                 window=window,
                 steps=steps,
-                memory=parse_size(memory) if memory else None,
+                memory=budget,
                 report=counter,
             )
     except KeyboardInterrupt:
@@ -104,14 +108,23 @@ def _point(text: str) -> tuple[int, int]:
         raise UsageError(f"--at {text}: expected x and y of a pixel, like 120,80") from None
 
 
+def _check_reading(header: "Header", image: Path, budget: int | None) -> None:
+    """Raises: UsageError for a picture that is too large to be read within a budget, before its pixels are."""
+    from nlsr.images import one_line
+    from nlsr.upscale.memory import shown
+
+    if budget is not None and header.reading > budget:
+        raise UsageError(
+            f"{one_line(image)}: to be read it needs {shown(header.reading)}, the memory budget is {shown(budget)}; "
+            "allow more with --memory"
+        )
+
+
 def _check_arrays(path: Path, *, overwrite: bool) -> None:
     """Raises: UsageError for what could not be written after a long computation."""
     if path.suffix != ".npz":
         raise UsageError(f"--npz {path}: expected a name that ends in .npz")
-    if not path.parent.is_dir() or path.is_dir():
-        raise UsageError(f"--npz {path}: expected a file in an existing folder")
-    if path.exists() and not overwrite:
-        raise UsageError(f"--npz {path}: exists already; choose another name or allow it with --overwrite")
+    check_output(path, overwrite=overwrite)
 
 
 def _write_arrays(path: Path, explanation: "Explanation") -> None:

@@ -1,10 +1,12 @@
 """What several commands take: key=value settings, values as in TOML, and a device."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.errors import UsageError
+from nlsr.errors import TargetError, UsageError
 from nlsr.imports import import_modules
 from nlsr.settings import parse_value
 
@@ -26,6 +28,35 @@ Imports = Annotated[
         help="Python module that registers operators or networks of your own; may be repeated.",
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _threads(number: int | None) -> int | None:
+    """Refused here rather than by the thread library, which ends the process when the system has no more of them."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if number is not None and not 1 <= number <= most:
+        raise UsageError(f"--threads {number}: expected 1 to {most} on this machine")
+    return number
+
+
+def threads_option(use: str = "Processor threads.") -> Any:
+    """The option --threads; without it torch decides."""
+    return typer.Option("--threads", callback=_threads, help=use, show_default="one for each core")
+
+
+Threads = Annotated[int | None, threads_option()]
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """To be asked before a long computation. Raises: TargetError if no file can be written there."""
+    if path.is_dir():
+        raise TargetError(f"{path}: expected a file name, got a folder; choose another name")
+    if not path.parent.is_dir():
+        raise TargetError(f"{path}: its folder does not exist; create it")
+    if os.path.lexists(path) and not overwrite:
+        raise TargetError(f"{path}: exists already; choose another name or allow it with --overwrite")
 
 
 def model_settings(words: list[str] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nlsr.cli.settings import Imports
+from nlsr.cli.settings import Imports, threads_option
 from nlsr.errors import NlsrError, UsageError
 
 
@@ -18,11 +18,11 @@ def train(
     ] = Path("runs"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, changes the recipe.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what the recipe would do, and what is missing.")] = False,
-    resume: Annotated[bool, typer.Option(help="Continue the run of this name.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept. (default: ~/.cache/nlsr)")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads; equal numbers give equal weights.")
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run of this name.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where decoded images are kept.", show_default="~/.cache/nlsr")
     ] = None,
+    threads: Annotated[int | None, threads_option("Processor threads; equal numbers give equal weights.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="Accelerators, or processes, per machine.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     strategy: Annotated[

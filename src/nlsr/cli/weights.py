@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.cli.settings import Imports, ModelSettings, model_settings
-from nlsr.errors import CheckpointError, NlsrError, UsageError
+from nlsr.cli.settings import AsJson, Imports, ModelSettings, Overwrite, check_output, model_settings
+from nlsr.errors import CheckpointError, ModelNotFoundError, NlsrError, UsageError
 
 if TYPE_CHECKING:
     from nlsr.weights.catalogue import KnownFile
 
 app = typer.Typer(help="List, download, recognise, describe, convert and average weight files.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -149,15 +149,14 @@ def average(
     models: Annotated[list[str], typer.Argument(help="Names of packaged weights, or weight files, of one network.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     imports: Imports = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the mean of the weights of several trainings that had one start."""
     from nlsr.weights import average as mean_of
     from nlsr.weights import find, load, save_network
     from nlsr.weights.checkpoint import read_card
 
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output}: exists already; choose another name with -o, or --overwrite")
+    check_output(output, overwrite=overwrite)
     network = mean_of([load(model) for model in models])
     cards = [read_card(find(model)) for model in models]
     save_network(output, network, card={"mean of": cards})
@@ -168,10 +167,11 @@ def average(
 def convert(
     file: Annotated[Path, typer.Argument(help="A published weight file.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="[default: FILE.safetensors beside FILE]")
+        Path | None,
+        typer.Option("-o", "--output", help="The file to write.", show_default="FILE.safetensors beside FILE"),
     ] = None,
     settings: ModelSettings = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a published file as one of ours: safetensors that name their network and config."""
     from nlsr.weights import load, save_network
@@ -180,12 +180,11 @@ def convert(
 
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no such file"
-        raise CheckpointError(f"{file}: expected a weight file, found {found}")
+        raise ModelNotFoundError(f"{file}: expected a weight file, found {found}")
     if is_ours(read_metadata(file)):
         raise CheckpointError(f"{file}: is a file of nlsr already, with its config; nothing to convert")
     target = output or file.with_suffix(".safetensors")
-    if target.exists() and (not overwrite or target.samefile(file)):
-        raise UsageError(f"{target}: exists already; choose another name with -o, or --overwrite")
+    check_output(target, overwrite=overwrite and os.path.realpath(target) != os.path.realpath(file))
     network = load(file, **model_settings(settings))
     save_network(target, network, card={"converted from": file.name, "sha256": sha256(file)})
     print(f"{target}: {type(network).__name__} x{network.scale}, from {file}")

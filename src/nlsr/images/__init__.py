@@ -8,15 +8,19 @@ from nlsr.images.files import (
     FOREIGN_ENDINGS,
     MAX_PIXELS,
     READ_ENDINGS,
+    Header,
+    check_format,
     check_target,
     format_named,
+    format_of,
+    holds_alpha,
     one_line,
     read,
     write,
     write_bands,
 )
 from nlsr.images.formats.encode import encoder_bytes, streams
-from nlsr.images.picture import Picture, filled, without_metadata
+from nlsr.images.picture import Picture, filled, flattened, without_metadata
 from nlsr.images.resize import resize
 from nlsr.images.tone_map import tone_mapped
 
@@ -26,12 +30,17 @@ __all__ = [
     "MAX_PIXELS",
     "READ_ENDINGS",
     "ColourSpace",
+    "Header",
     "Picture",
     "bleed",
+    "check_format",
     "check_target",
     "encoder_bytes",
     "filled",
+    "flattened",
     "format_named",
+    "format_of",
+    "holds_alpha",
     "luma",
     "one_line",
     "read",

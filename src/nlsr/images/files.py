@@ -9,8 +9,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import BinaryIO, NoReturn
 
 import numpy as np
@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlsr.errors import ImageError, NlsrError, ShapeError, UsageError
-from nlsr.files import replacing
+from nlsr.errors import ImageError, NlsrError, ShapeError, TargetError, UsageError
+from nlsr.files import followed, replacing
 from nlsr.images.colour_space import ColourSpace
 from nlsr.images.formats.decode import decode, looks_like_tga, sniff
-from nlsr.images.formats.decoded import Refusal
+from nlsr.images.formats.decoded import READING, Refusal
 from nlsr.images.formats.encode import check_colours, encode, layout_of
 from nlsr.images.formats.layout import Band
 from nlsr.images.formats.quiet import quiet
@@ -76,19 +76,41 @@ _WITHOUT_ALPHA = ("JPEG", "BMP")
 PathLike = str | os.PathLike[str]
 
 
-def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image file before its pixels are decoded.
+
+    Args:
+        height, width: of the picture as it is seen, upright.
+        alpha: whether there is a channel of opacity, opaque as it may be.
+        depth: bits per sample, as a Picture has them.
+        reading: bytes that `read` takes at most, the picture that it gives among them.
+    """
+
+    height: int
+    width: int
+    alpha: bool
+    depth: int
+    reading: int
+
+
+def read(path: PathLike, *, max_pixels: int = MAX_PIXELS, check: Callable[[Header], object] | None = None) -> Picture:
     """Read the first image of a file, recognised by its content; docs/formats.md lists the formats.
 
     The pixels are float32 and upright; round(pixels * 255), or 65535, gives the stored integers back. CMYK becomes
     sRGB, and values proportional to light are encoded with the sRGB curve, which the profile then says; everything
-    else stays in the file's own RGB. Takes about 12 bytes per pixel beyond the result. HEIC needs the extra `heif`.
+    else stays in the file's own RGB. Takes as much memory as its `Header` says. HEIC needs the extra `heif`.
 
+    Args:
+        check: called before pixels are decoded; what it raises is raised.
     Raises: ImageError, in one line, for a file that is missing, unreadable, no image, damaged or cut short, larger
         than `max_pixels`, or holds NaN, and where the extra is missing.
     """
     shown = one_line(path)
 
-    def check_size(width: int, height: int) -> None:
+    def check_size(
+        width: int, height: int, *, alpha: bool = False, depth: int = 8, turned: bool = False, reading: int = READING
+    ) -> None:
         if width < 1 or height < 1:
             raise Refusal(f"expected at least one pixel, got {width}×{height}; get the file again")
         if width * height > max_pixels:
@@ -96,6 +118,9 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
                 f"has {width}×{height} pixels ({width * height / 1e6:.1f} million), the limit is"
                 f" {max_pixels / 1e6:.6g} million; raise it with --max-pixels if you trust the file"
             )
+        if check is not None:
+            upright = (width, height) if turned else (height, width)
+            check(Header(*upright, alpha, depth, reading * width * height))
 
     with quiet, _opened(path) as file:
         format = _recognised(file, shown)
@@ -107,6 +132,8 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Picture:
             alpha = _as_tensor(samples[:, :, colours:], decoded.white) if samples.shape[2] in (2, 4) else None
         except Refusal as refusal:
             raise ImageError(f"{shown}: {refusal}") from refusal
+        except NlsrError:  # of `check`
+            raise
         except MemoryError as error:
             raise ImageError(f"{shown}: does not fit in memory; close other programs or make it smaller") from error
         except Exception as error:  # decoders raise every kind of error for damaged data
@@ -229,9 +256,27 @@ def check_target(
     Args:
         space: that of the picture.
         format: as for `write_bands`; without it the path's ending decides.
-    Raises: UsageError for an unknown format; ImageError for an unknown ending, a missing or unwritable folder, a
-        directory or a special file in the way, an existing file without `overwrite`, and a size, an alpha or
-        colours (PQ, HLG) that the format cannot hold.
+    Raises: UsageError for an unknown format; TargetError for an unknown ending, a missing or unwritable folder, a
+        directory or a special file in the way, and an existing file without `overwrite`; ImageError for a size, an
+        alpha or colours (PQ, HLG) that the format cannot hold.
+    """
+    format = check_format(path, height=height, width=width, alpha=alpha, space=space, format=format)
+    _check_place(os.fsdecode(path), one_line(path), overwrite=overwrite)
+    return format
+
+
+def check_format(
+    path: PathLike,
+    *,
+    height: int,
+    width: int,
+    alpha: bool = False,
+    space: ColourSpace | None = None,
+    format: str | None = None,
+) -> str:
+    """The format in which an image of this size is written to a path, wherever that is: a part of `check_target`.
+
+    Raises: as that does, for formats.
     """
     shown = one_line(path)
     name = os.fsdecode(path)
@@ -247,29 +292,52 @@ def check_target(
             " write PNG or TIFF"
         )
     if alpha and format in _WITHOUT_ALPHA:
-        raise ImageError(f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF, AVIF or JPEG XL")
+        raise ImageError(
+            f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF, AVIF or JPEG XL, or choose a colour"
+            " behind the picture with --background"
+        )
     try:
         check_colours(format, space)
     except Refusal as refusal:
         raise ImageError(f"{shown}: {refusal}") from refusal
-    folder = os.path.dirname(name) or os.curdir
-    if not os.path.isdir(folder):
-        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise ImageError(f"{shown}: its folder {what}; create it")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ImageError(f"{shown}: its folder is not writable; choose another or change its permissions")
+    return format
+
+
+def _check_place(name: str, shown: str, *, overwrite: bool) -> None:
     try:
-        mode = os.stat(name).st_mode
+        real = followed(name)
+        folder = os.path.dirname(real) or os.curdir
+        if not os.path.isdir(folder):
+            what = "is not a folder" if os.path.lexists(folder) else "does not exist"
+            raise TargetError(f"{shown}: its folder {what}; create it")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise TargetError(f"{shown}: its folder is not writable; choose another or change its permissions")
+        mode = os.stat(real).st_mode
     except FileNotFoundError:
-        return format
+        return
     except (OSError, ValueError) as error:
         _raise_unwritable(shown, error)
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
-        raise ImageError(f"{shown}: expected a file name, got {what}; choose another name")
+        raise TargetError(f"{shown}: expected a file name, got {what}; choose another name")
     if not overwrite:
-        raise ImageError(f"{shown}: exists already; choose another name or allow it with --overwrite")
-    return format
+        raise TargetError(f"{shown}: exists already; choose another name or allow it with --overwrite")
+
+
+def holds_alpha(format: str) -> bool:
+    """Whether a format, as `check_target` names it, can hold transparency."""
+    return format not in _WITHOUT_ALPHA
+
+
+def format_of(path: PathLike) -> str | None:
+    """The format of an image file, by its content; None if it is no image or cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            return None
+        with open(path, "rb") as file:
+            return sniff(file.read(64))
+    except (OSError, ValueError):
+        return None
 
 
 def format_named(name: str) -> str:
@@ -307,7 +375,7 @@ def _relayed(bands: Iterable[Band]) -> Iterator[Band]:
 def _format_of_ending(name: str, shown: str) -> str:
     ending = os.path.splitext(name)[1].lower()
     if ending not in ENDINGS:
-        raise ImageError(f"{shown}: expected an ending among {' '.join(ENDINGS)}, got {one_line(ending) or 'none'}")
+        raise TargetError(f"{shown}: expected an ending among {' '.join(ENDINGS)}, got {one_line(ending) or 'none'}")
     return ENDINGS[ending]
 
 

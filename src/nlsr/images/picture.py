@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -56,3 +57,22 @@ def filled(picture: Picture) -> Shaped[Tensor, "1 3 h w"]:
         picture: floating-point pixels and alpha.
     """
     return picture.pixels if picture.alpha is None else bleed(picture.pixels, picture.alpha)
+
+
+def flattened(picture: Picture, background: tuple[float, float, float]) -> Picture:
+    """The picture on a background, without alpha, as viewers show it: encoded values are mixed.
+
+    Args:
+        background: red, green and blue in [0, 1], in the picture's own RGB.
+    """
+    if picture.alpha is None:
+        return picture
+    grey = picture.grey and len(set(background)) == 1
+    pixels, alpha = (_as_float(samples) for samples in (picture.pixels, picture.alpha))
+    colour = torch.tensor(background[:1] if grey else background).view(1, -1, 1, 1)
+    mixed = torch.lerp(colour, pixels[:, :1] if grey else pixels, alpha)
+    return replace(picture, pixels=mixed.expand_as(picture.pixels), alpha=None, grey=grey)
+
+
+def _as_float(samples: Tensor) -> Tensor:
+    return samples if samples.is_floating_point() else samples.float() / torch.iinfo(samples.dtype).max

@@ -12,6 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from nlsr import interrupts
 from nlsr.errors import Interrupted, NlsrError, TrainingError
 from nlsr.networks import Network
 from nlsr.train.checkpoints import Checkpoints
@@ -32,6 +33,7 @@ class Milestones(Callback):
     def __init__(self, folder: Path, checkpoints: Checkpoints) -> None:
         self.folder, self.checkpoints = folder, checkpoints
         self.asked_to_stop = False
+        self._signals = {signal.SIGINT, signal.SIGTERM, *interrupts.stop_signals()}
         self.saved_step: int | None = None
         self.tensorboard: Log | None = None
 
@@ -41,8 +43,8 @@ class Milestones(Callback):
 
         Raises: Interrupted for a run that stopped at once.
         """
-        wanted = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.getsignal(number) for number in wanted}
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        before = {number: signal.getsignal(number) for number in self._signals if in_main_thread}
         try:
             yield
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
@@ -59,7 +61,7 @@ class Milestones(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: "Training") -> None:  # type: ignore[override]
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):  # here, as Lightning has set its own by now
+            for number in self._signals:  # here, as Lightning has set its own by now
                 signal.signal(number, self._stop)
         if trainer.global_step:
             self.saved_step = trainer.global_step
@@ -67,7 +69,8 @@ class Milestones(Callback):
             self.tensorboard = Log(self.folder, trainer.global_step)
         self.since, self.started = trainer.global_step, time.monotonic()
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, number: int, _: object) -> None:
+        interrupts.note(number)
         if self.asked_to_stop:
             raise KeyboardInterrupt
         self.asked_to_stop = True

@@ -14,19 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from nlsr.errors import ShapeError
-from nlsr.images import Picture, read
+from nlsr.images import Header, Picture, read
 
 Back = Callable[[Picture], Any]
 """From an upscaled picture to the kind of thing that came in."""
 
 
-def as_picture(image: Any) -> tuple[Picture, Back]:
+def as_picture(image: Any, *, check: Callable[[Header], object] | None = None) -> tuple[Picture, Back]:
     """A picture of what a program holds, and the way back.
 
+    Args:
+        check: of a file, called before its pixels are read.
     Raises: ShapeError, in one line, for other shapes, dtypes and kinds; ImageError for a file that cannot be read.
     """
     if isinstance(image, str | os.PathLike):
-        picture = read(image)
+        picture = read(image, check=check)
         return picture, lambda larger: _as_float(larger.pixels)
     if isinstance(image, Picture):
         return image, lambda larger: larger

@@ -1,6 +1,7 @@
 """How much memory there is, and how running out of it is recognised. Knows nothing of networks and pictures."""
 
 import ctypes
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ def parse_size(text: str) -> int:
 
 
 def shown(size: float) -> str:
-    """Bytes for people: '1.4 GiB', '350 MiB'."""
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    """Bytes for people: '1.4 GiB', '350 MiB'; rounded up, so that who allows what is said allows enough."""
+    if size < 2**30:
+        return f"{math.ceil(size / 2**20)} MiB"
+    return f"{math.ceil(100 * size / 2**30) / 100:g} GiB"
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -29,8 +29,9 @@ class Job:
 
     Args:
         height, width: size of the picture. new_height, new_width: size of the result.
-        alpha: whether the picture is transparent anywhere.
+        alpha: whether the picture has alpha.
         held: bytes that stay in memory beside the computation: the result, or what its encoder needs.
+        reading: bytes that were taken before, while the picture was read from its file; 0 without a file.
         ensemble: whether all eight flips and turns are computed.
     """
 
@@ -40,6 +41,7 @@ class Job:
     new_width: int
     alpha: bool
     held: int
+    reading: int
     ensemble: bool
 
 
@@ -100,28 +102,30 @@ def make_plan(
     budget: int,
     strict: bool,
     precision: Precision,
+    less: str = "",
 ) -> Plan:
-    """Whole if that fits the budget, else the largest tiles that do.
+    """Whole if that fits the budget, else the largest tiles that do; tiles that are asked for are taken.
 
     Args:
-        strict: whether a budget that not even the smallest tiles keep is refused or exceeded.
+        strict: whether a plan that does not keep the budget is refused, or made all the same.
+        less: said of one that is refused: what needs less.
     Raises: UsageError if refused.
     """
+    sizes = [None, *_tile_sizes(cascade)] if tile == "auto" else [None if tile == "none" else tile]
+    needs = {size: predict(cascade, job, size, precision) for size in sizes}
+    fitting = [size for size in sizes if needs[size] <= budget]
+    chosen = fitting[0] if fitting else min(sizes, key=needs.__getitem__)
+    need = shown(needs[chosen])
+    if not fitting and strict:
+        how = "" if tile == "auto" else " whole" if tile == "none" else f" in tiles of {tile}"
+        raise UsageError(
+            f"a {job.width}x{job.height} picture to {job.new_width}x{job.new_height}{how} needs {need}, the memory "
+            f"budget is {shown(budget)}; allow more with --memory{less}"
+        )
     if tile == "auto":
-        sizes: list[int | None] = [None, *_tile_sizes(cascade)]
-        needs = {size: predict(cascade, job, size, precision) for size in sizes}
-        fitting = [size for size in sizes if needs[size] <= budget]
-        chosen = fitting[0] if fitting else sizes[-1]
-        if not fitting and strict:
-            raise UsageError(
-                f"a {job.width}x{job.height} picture to {job.new_width}x{job.new_height} needs at least "
-                f"{shown(needs[chosen])}, --memory allows {shown(budget)}"
-            )
-        relation = "of" if fitting else "more than"
-        reason = f"needs {shown(needs[chosen])} {relation} {shown(budget)}"
+        reason = f"needs {need} {'of' if fitting else 'more than'} {shown(budget)}"
     else:
-        chosen = None if tile == "none" else tile
-        reason = f"as asked, needs {shown(predict(cascade, job, chosen, precision))}"
+        reason = f"as asked, needs {need}"
     return Plan(
         job.height,
         job.width,
@@ -130,7 +134,7 @@ def make_plan(
         cascade.scales,
         chosen,
         precision,
-        predict(cascade, job, chosen, precision),
+        needs[chosen],
         reason,
     )
 
@@ -139,8 +143,13 @@ def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precis
     """The most memory in bytes that will be in use beside the program, its libraries and the weights.
 
     Whole: the picture in float32 and the greater of two, the feature maps, and the upscaled picture with what is held
-    of the result. In tiles: all of them together, and the upscaled row of tiles that they are blended into.
+    of the result. In tiles: all of them together, and the upscaled row of tiles that they are blended into. But never
+    less than reading the picture took.
     """
+    return PROGRAM_BYTES + max(job.reading, _computing(cascade, job, tile_size, precision))
+
+
+def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision) -> int:
     channels = 4 if job.alpha else 3
     height, width = (min(side, tile_size or side) for side in (job.height, job.width))
     tile_pixels, picture_pixels = height * width, job.height * job.width
@@ -151,9 +160,9 @@ def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precis
     handed_on = 8 * (high * job.width + 4 * channels * job.new_width) + 4 * BAND_BYTES  # with rows kept for resizing
     picture = (40 if job.alpha else 12) * picture_pixels  # with alpha: colours are filled in, in copies
     if tile_pixels == picture_pixels:
-        return PROGRAM_BYTES + picture + max(compute, high * tile_pixels + job.held + handed_on)
+        return picture + max(compute, high * tile_pixels + job.held + handed_on)
     band = high * job.width * (height + min(OVERLAP, height // 3))
-    return PROGRAM_BYTES + picture + job.held + band + compute + handed_on
+    return picture + job.held + band + compute + handed_on
 
 
 def _tile_sizes(cascade: Cascade) -> list[int]:

@@ -13,16 +13,16 @@ from torch import Tensor
 from nlsr.default import DEFAULT_MODEL
 from nlsr.devices import device_named
 from nlsr.errors import ShapeError, UsageError
-from nlsr.images import Picture, check_target, encoder_bytes, streams, write_bands
+from nlsr.images import Header, Picture, check_target, encoder_bytes, streams, write_bands
 from nlsr.images.files import PathLike
 from nlsr.networks import Network
 from nlsr.upscale.arrays import as_picture
 from nlsr.upscale.cascade import Models
-from nlsr.upscale.memory import default_budget, parse_size, shown
+from nlsr.upscale.memory import default_budget, parse_size
 from nlsr.upscale.plan import Job, Plan, make_plan
 from nlsr.upscale.precision import Precision, choose
 from nlsr.upscale.size import Size
-from nlsr.upscale.stream import LAST_TILE, Report, Stream, is_opaque
+from nlsr.upscale.stream import LAST_TILE, Report, Stream
 
 _SAMPLES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
 
@@ -111,9 +111,10 @@ class Upscaler:
                 array (h, w), (h, w, 3) or (h, w, 4) - floating point in [0, 1], uint8 or uint16 -, a PIL image or a
                 Picture, which give their own kind and dtype. A fourth channel is alpha.
             report: called after each tile.
-        Raises: ImageError for a file that cannot be read, ShapeError for anything of another shape or dtype.
+        Raises: ImageError for a file that cannot be read, ShapeError for anything of another shape or dtype, UsageError
+            for what does not fit a budget that was given, of files before their pixels are read.
         """
-        picture, back = as_picture(image)
+        picture, back = as_picture(image, check=self._check_header)
         if isinstance(image, str | os.PathLike):
             picture = replace(picture, depth=32)  # the result is floating point
         return back(self.upscale(picture, report=report).picture)
@@ -129,7 +130,7 @@ class Upscaler:
         """
         started = time.monotonic()
         _check_pixels(picture)
-        stream = self.stream(picture, plan or self._plan_for(picture), report=report)
+        stream = self.stream(picture, plan or self._plan_of(picture), report=report)
         height, width = stream.plan.new_height, stream.plan.new_width
         dtype = _SAMPLES[picture.depth]
         pixels = _canvas(3, height, width, dtype)
@@ -165,22 +166,18 @@ class Upscaler:
         _check_pixels(picture)
         height, width = picture.pixels.shape[2:]
         _, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
+        alpha = picture.alpha is not None
         known = check_target(
             path,
             height=new_height,
             width=new_width,
-            alpha=picture.alpha is not None,
+            alpha=alpha,
             space=picture.space,
             overwrite=overwrite,
             format=format,
         )
-        held = encoder_bytes(known, new_height, new_width)
-        if held > self.budget and not streams(known):
-            raise UsageError(
-                f"{known} is written in one piece: {new_width}x{new_height} pixels need {shown(held)}, the budget is "
-                f"{shown(self.budget)}; write PNG or TIFF, or allow more with --memory"
-            )
-        stream = self.stream(picture, plan or self._plan_for(picture, held=held), report=report)
+        plan = plan or self.plan_file(height, width, format=known, depth=picture.depth, alpha=alpha)
+        stream = self.stream(picture, plan, report=report)
         lost = write_bands(
             path, picture, new_height, new_width, stream, quality=quality, overwrite=overwrite, format=format
         )
@@ -202,35 +199,71 @@ class Upscaler:
             )
         return Stream(cascade, picture, plan, device=self.device, ensemble=self.ensemble, report=report)
 
-    def plan(self, height: int, width: int, *, depth: int = 8, alpha: bool = False, held: int | None = None) -> Plan:
-        """How a picture of this size will be upscaled.
+    def plan(
+        self,
+        height: int,
+        width: int,
+        *,
+        depth: int = 8,
+        alpha: bool = False,
+        held: int | None = None,
+        reading: int = 0,
+    ) -> Plan:
+        """How a picture of this size will be upscaled by `upscale`, whose result stands in memory.
 
         Args:
             depth: bits per sample of the picture.
-            alpha: whether it is transparent anywhere.
+            alpha: whether it has alpha.
             held: bytes that stay in memory beside the computation; by default the whole result as integers.
-        Raises: UsageError if a budget was given that not even the smallest tiles keep.
+            reading: bytes that are taken while it is read from its file.
+        Raises: UsageError if a budget was given that the plan does not keep.
         """
-        wanted, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
+        _, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
         if held is None:
             held = new_height * new_width * (4 if alpha else 3) * _SAMPLES[depth].itemsize
+        return self._plan(height, width, depth, alpha, held, reading, strict=self.memory is not None)
+
+    def plan_file(
+        self, height: int, width: int, *, format: str, depth: int = 8, alpha: bool = False, reading: int = 0
+    ) -> Plan:
+        """How a picture of this size will be upscaled by `save`, into a file of this format.
+
+        Args:
+            format: as `nlsr.images.check_target` names it. The others are those of `plan`.
+        Raises: UsageError if a budget was given that the plan does not keep, or if the result of a format that is
+            written in one piece would exceed the machine's.
+        """
+        _, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
+        held = encoder_bytes(format, new_height, new_width)
+        in_one_piece = not streams(format)
+        strict = self.memory is not None or (in_one_piece and held > self.budget)
+        less = f", or write PNG or TIFF: {format} is written in one piece" if in_one_piece else ""
+        return self._plan(height, width, depth, alpha, held, reading, strict=strict, less=less)
+
+    def _plan(
+        self, height: int, width: int, depth: int, alpha: bool, held: int, reading: int, *, strict: bool, less: str = ""
+    ) -> Plan:
+        wanted, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
         return make_plan(
             self.models.cascade(wanted),
-            Job(height, width, new_height, new_width, alpha, held, self.ensemble),
+            Job(height, width, new_height, new_width, alpha, held, reading, self.ensemble),
             tile=self.tile,
             budget=self.budget,
-            strict=self.memory is not None,
+            strict=strict,
             precision=choose(self.precision, self.device, depth, made_for=self.models.half_precisions),
+            less=less,
         )
+
+    def _plan_of(self, picture: Picture) -> Plan:
+        return self.plan(*picture.pixels.shape[2:], depth=picture.depth, alpha=picture.alpha is not None)
+
+    def _check_header(self, header: Header) -> None:
+        self.plan(header.height, header.width, depth=32, alpha=header.alpha, reading=header.reading)
 
     @property
     def budget(self) -> int:
         """Bytes."""
         return self.memory or default_budget(self.device)
-
-    def _plan_for(self, picture: Picture, *, held: int | None = None) -> Plan:
-        transparent = picture.alpha is not None and not is_opaque(picture.alpha)
-        return self.plan(*picture.pixels.shape[2:], depth=picture.depth, alpha=transparent, held=held)
 
 
 def _check_pixels(picture: Picture) -> None:

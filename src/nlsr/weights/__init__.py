@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nlsr.default import DEFAULT_MODEL
 from nlsr.devices import device_named
-from nlsr.errors import CheckpointError, UsageError
+from nlsr.errors import CheckpointError, ModelNotFoundError, UsageError
 from nlsr.networks import Network
 from nlsr.weights.average import average
 from nlsr.weights.catalogue import available, downloads, family, packaged, place
@@ -71,7 +71,7 @@ def find(model: str | Path, *, scale: int | None = None) -> Path:
 
     Args:
         scale: decides between the members of a family, of which the largest is the default.
-    Raises: CheckpointError if there is neither, UsageError for a scale that a family lacks.
+    Raises: ModelNotFoundError (a CheckpointError) if there is neither, UsageError for a scale that a family lacks.
     """
     known, members = available(), family(str(model))
     if str(model) in known:
@@ -84,5 +84,5 @@ def find(model: str | Path, *, scale: int | None = None) -> Path:
     if Path(model).exists() or Path(model).suffix:
         return Path(model)
     if get := [name for name in downloads() if str(model) in (name, name.rpartition("-x")[0])]:
-        raise CheckpointError(f"{model} is not on this machine; get it with: nlsr weights get {get[-1]}")
-    raise CheckpointError(f"no model is named '{model}' and no such file exists; there are: {', '.join(known)}")
+        raise ModelNotFoundError(f"{model} is not on this machine; get it with: nlsr weights get {get[-1]}")
+    raise ModelNotFoundError(f"no model is named '{model}' and no such file exists; there are: {', '.join(known)}")

@@ -16,8 +16,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.attention import operator_name
-from nlsr.errors import CheckpointError, NlsrError, NlsrWarning, UsageError
+from nlsr.errors import CheckpointError, ModelNotFoundError, NlsrError, NlsrWarning, UsageError
 from nlsr.files import replacing
+from nlsr.images.formats.decode import sniff
 from nlsr.networks import NETWORKS, ForeignNetwork, Network, configure, name_of
 
 FORMAT = "nlsr-1"
@@ -78,10 +79,10 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(f"{path}: expected a weight file, found {what}")
+        raise ModelNotFoundError(f"{path}: expected a weight file, found {what}")
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(64)
         if head[8:9] == b"{":
             with safe_open(path, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
@@ -89,6 +90,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: a damaged safetensors file ({error}); get it again") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if format := sniff(head):
+        raise ModelNotFoundError(f"{path}: expected a weight file, got a picture ({format}); give pictures as inputs")
     return _read_pickle(path), {}
 
 

@@ -29,7 +29,16 @@ from nlsr.images.formats.decode_jpeg_2000 import J2K, JP2, decode_jpeg_2000
 from nlsr.images.formats.decode_png import PNG_SIGNATURE, decode_png
 from nlsr.images.formats.decode_pnm import decode_pnm
 from nlsr.images.formats.decode_tiff import decode_tiff
-from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described, start_of
+from nlsr.images.formats.decoded import (
+    READING,
+    Beside,
+    CheckSize,
+    Decoded,
+    Refusal,
+    described,
+    lies_on_its_side,
+    start_of,
+)
 from nlsr.images.formats.jpeg_xl import CODESTREAM, CONTAINER, decode_jpeg_xl
 from nlsr.images.formats.meaning import Claims
 from nlsr.images.formats.pillow_pixels import samples_of
@@ -44,6 +53,8 @@ _PLUGINS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "TGA": TgaImagePlugin.TgaImageFile,
 }
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DEEP_READING = 28
+"""Bytes per pixel that are taken until a picture of more than 8 bits is read."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -97,17 +108,24 @@ def decode(file: BinaryIO, format: str, check_size: CheckSize) -> Decoded:
 
 def _decode_with_pillow(file: BinaryIO, format: str, check_size: CheckSize) -> Decoded:
     image = _PLUGINS[format](file)
-    check_size(*image.size)
+    bits = _avif_bits(file) if format == "AVIF" else 8
+    check_size(
+        *image.size,
+        alpha=image.has_transparency_data,
+        depth=16 if bits > 8 else 8,
+        turned=lies_on_its_side(image.info.get("exif")),
+        reading=_DEEP_READING if bits > 8 else READING + 4 * image.has_transparency_data,
+    )
     frames = int(getattr(image, "n_frames", 1))
     notes = [f"animated file of {frames} frames: first frame taken"] if frames > 1 else []
     if format == "ICO" and len(image.info.get("sizes", ())) > 1:
         notes = [f"file of {len(image.info['sizes'])} pictures: the largest taken"]
-    bits = _avif_bits(file) if format == "AVIF" else 8
     if bits > 8:
         decoded = Decoded(_deep_avif_samples(file), 2.0**bits - 1, 16, notes=notes)
     else:
         image.load()  # also reads what follows the pixels
-        check_size(*image.size)  # that of an icon may differ from what its file announces
+        if format == "ICO":  # its size may differ from what its file announces
+            check_size(*image.size, alpha=image.has_transparency_data, reading=READING + 4)
         decoded = Decoded(samples_of(image, format), 255.0, 8, notes=notes)
     info = image.info
     beside = Beside(Claims(info.get("icc_profile")), exif=info.get("exif"), xmp=info.get("xmp"))
@@ -167,10 +185,12 @@ def _decode_heic(file: BinaryIO, check_size: CheckSize) -> Decoded:
 
     container = pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     image = container[container.primary_index]
-    check_size(*image.size)
     info: dict[str, Any] = image.info
-    samples, bits = np.asarray(image), int(info["bit_depth"])
-    decoded = Decoded(samples.reshape(*samples.shape[:2], -1), 2.0**bits - 1, 16 if bits > 8 else 8)
+    bits = int(info["bit_depth"])
+    depth = 16 if bits > 8 else 8
+    check_size(*image.size, alpha=image.has_alpha, depth=depth, reading=_DEEP_READING)
+    samples = np.asarray(image)
+    decoded = Decoded(samples.reshape(*samples.shape[:2], -1), 2.0**bits - 1, depth)
     beside = Beside(Claims(info.get("icc_profile")), exif=info.get("exif"), xmp=info.get("xmp"), upright=True)
     _look_into_boxes(beside, file)
     if len(container) > 1:

@@ -15,7 +15,16 @@ import numpy as np
 from PIL import JpegImagePlugin
 
 from nlsr.images.formats import metadata
-from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described, without_inks
+from nlsr.images.formats.decoded import (
+    READING,
+    Beside,
+    CheckSize,
+    Decoded,
+    Refusal,
+    described,
+    lies_on_its_side,
+    without_inks,
+)
 from nlsr.images.formats.pillow_pixels import samples_of
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
@@ -23,6 +32,8 @@ _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0x
 _SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
 _EXIF, _XMP, _LONG_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _PROFILE, _PHOTOSHOP, _GAIN_MAP = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"urn:iso:std:iso:ts:21496:-1\0"
+# Bytes per pixel that are taken until a picture is read: inks become light in floating point.
+_CMYK_READING, _DEEP_READING = 50, 28
 
 Segment = tuple[int, bytes]
 """Marker and content."""
@@ -37,10 +48,11 @@ def decode_jpeg(file: BinaryIO, check_size: CheckSize) -> Decoded:
     frame = next((content for marker, content in segments if marker in _FRAMES), b"")
     if frame[:1] == b"\x0c":
         height, width = struct.unpack_from(">HH", frame, 1)
-        check_size(width, height)
+        check_size(width, height, depth=16, turned=lies_on_its_side(beside.exif), reading=_DEEP_READING)
         return described(Decoded(_deep_samples(data, height, width), 4095.0, 16), beside, "JPEG")
     image = JpegImagePlugin.JpegImageFile(file)
-    check_size(*image.size)
+    reading = _CMYK_READING if image.mode == "CMYK" else READING
+    check_size(*image.size, turned=lies_on_its_side(beside.exif), reading=reading)
     image.load()
     decoded = Decoded(np.empty(0), 255.0, 8)
     if image.mode == "CMYK":

@@ -17,6 +17,10 @@ _SRGB, _GREY = 16, 17
 _SPACES = {18: "YCC", 12: "CMYK", 14: "CIELab", 15: "bi-level"}
 
 
+_READING = 44
+"""Bytes per pixel that are taken until a picture is read: its decoder holds 32 bits of every sample."""
+
+
 def decode_jpeg_2000(file: BinaryIO, check_size: CheckSize) -> Decoded:
     """The picture of a JP2 or of a bare codestream."""
     import imagecodecs
@@ -26,10 +30,11 @@ def decode_jpeg_2000(file: BinaryIO, check_size: CheckSize) -> Decoded:
     if codestream < 0:
         raise ValueError("no codestream")
     right, bottom, left, top = struct.unpack_from(">4I", data, codestream + 8)
-    check_size(right - left, bottom - top)
     (count,) = struct.unpack_from(">H", data, codestream + 40)
     parts = [data[codestream + 42 + 3 * i : codestream + 45 + 3 * i] for i in range(min(count, 5))]
     depths = {part[0] for part in parts if part}
+    deep = max(depths, default=0) > 7
+    check_size(right - left, bottom - top, alpha=count in (2, 4), depth=16 if deep else 8, reading=_READING)
     if not 1 <= count <= 4 or len(depths) != 1 or not depths <= set(range(16)):
         raise Refusal("expected 1 to 4 channels of equal depth up to 16 bits in JPEG 2000; convert it to PNG")
     if any(part[1:] != b"\1\1" for part in parts):

@@ -7,6 +7,7 @@ Source: the PNG specification, third edition.
 """
 
 import io
+import os
 import struct
 import zlib
 from typing import BinaryIO
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import PngImagePlugin
 
 from nlsr.images.formats import metadata
-from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described
+from nlsr.images.formats.decoded import READING, Beside, CheckSize, Decoded, Refusal, described, lies_on_its_side
 from nlsr.images.formats.meaning import Claims
 from nlsr.images.formats.pillow_pixels import samples_of
 
@@ -24,6 +25,8 @@ METRE = 0.0254
 """Of an inch."""
 
 XMP_KEYWORD = "XML:com.adobe.xmp"
+_DEEP_READING = 34
+"""Bytes per pixel that are taken until a picture of 16 bits is read: chunks, packed and not; measured."""
 _RAW_PROFILE = "Raw profile type "
 
 Chunk = tuple[bytes, bytes]
@@ -33,10 +36,18 @@ Chunk = tuple[bytes, bytes]
 def decode_png(file: BinaryIO, check_size: CheckSize) -> Decoded:
     """The first image of a PNG."""
     notes: list[str] = []
+    known = _before_pixels(file)
+    width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", known[b"IHDR"])
+    alpha, deep = colour in (4, 6) or b"tRNS" in known, depth == 16
+    check_size(
+        width,
+        height,
+        alpha=alpha,
+        depth=16 if deep else 8,
+        turned=lies_on_its_side(known.get(b"eXIf")),
+        reading=_DEEP_READING if deep else READING + 4 * alpha,
+    )
     chunks = _png_chunks(file.read(), notes)
-    header = chunks[0][1]
-    width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", header)
-    check_size(width, height)
     if compression or filtering or interlaced > 1:
         raise ValueError("unknown method of compression, filtering or interlacing")
     frames = next((struct.unpack(">I", data[:4])[0] for kind, data in chunks if kind == b"acTL" and len(data) > 3), 1)
@@ -51,6 +62,18 @@ def decode_png(file: BinaryIO, check_size: CheckSize) -> Decoded:
         decoded = Decoded(_samples(chunks), 255.0, 8)
     _widen(decoded, chunks)
     return described(decoded, beside, "PNG")
+
+
+def _before_pixels(file: BinaryIO) -> dict[bytes, bytes]:
+    """The chunks before the pixels, by kind; the file is left at its start."""
+    chunks: dict[bytes, bytes] = {}
+    file.seek(len(PNG_SIGNATURE))
+    while len(start := file.read(8)) == 8 and start[4:] != b"IDAT":
+        size, kind = struct.unpack(">I4s", start)
+        chunks[kind] = file.read(size)
+        file.seek(4, os.SEEK_CUR)  # the checksum, which is looked at with those of the pixels
+    file.seek(0)
+    return chunks
 
 
 def _png_chunks(data: bytes, notes: list[str]) -> list[Chunk]:

@@ -14,6 +14,10 @@ _SPACE = rb"(?:\s|#[^\n]*\n)+"
 _COMMENT = re.compile(rb"#[^\n]*")
 
 
+_READING, _TEXT_READING = 28, 400
+"""Bytes per pixel that are taken until a picture is read: numbers that are written out become objects in between."""
+
+
 def decode_pnm(file: BinaryIO, check_size: CheckSize) -> Decoded:
     """The first picture of a file."""
     data = file.read()
@@ -25,7 +29,7 @@ def decode_pnm(file: BinaryIO, check_size: CheckSize) -> Decoded:
         raise ValueError("no header of sizes")
     width, height = int(header[1]), int(header[2])
     most = 1 if is_bits else int(header[3])
-    check_size(width, height)
+    check_size(width, height, depth=16 if most > 255 else 8, reading=_TEXT_READING if is_text else _READING)
     if not 1 <= most <= 65535:
         raise ValueError(f"values up to {most}")
     body, count = data[header.end() :], width * height * channels

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nlsr.images.alpha import bleed
 from nlsr.images.formats import metadata
-from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described, without_inks
+from nlsr.images.formats.decoded import READING, Beside, CheckSize, Decoded, Refusal, described, without_inks
 from nlsr.images.formats.meaning import Claims
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
@@ -28,7 +28,14 @@ def decode_tiff(file: BinaryIO, check_size: CheckSize) -> Decoded:
     with tifffile.TiffFile(file, _multifile=False) as tiff:
         page = tiff.pages[0]
         assert isinstance(page, tifffile.TiffPage)
-        check_size(page.imagewidth, page.imagelength)
+        check_size(
+            page.imagewidth,
+            page.imagelength,
+            alpha=any(int(extra) in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA) for extra in page.extrasamples),
+            depth=32 if page.sampleformat == _FLOAT else 16 if page.bitspersample > 8 else 8,
+            turned=metadata.valid_orientation(page.tags.valueof(metadata.ORIENTATION)) >= 5,
+            reading=_reading(page),
+        )
         _check_tiff_page(page, os.fstat(file.fileno()).st_size)
         notes = ["file of several pages: first page taken"] if _has_second_page(tiff) else []
         decoded = Decoded(page.asarray(), 1.0, 16 if page.bitspersample > 8 else 8, notes=notes)
@@ -37,6 +44,15 @@ def decode_tiff(file: BinaryIO, check_size: CheckSize) -> Decoded:
         _with_tiff_samples(decoded, page, beside)
         decoded.orientation, beside.upright = orientation, True  # Pillow cannot read the tag of every BigTIFF
         return described(decoded, beside, "TIFF")
+
+
+def _reading(page: Any) -> int:
+    """Bytes per pixel that are taken until the picture is read; measured."""
+    if page.photometric == _SEPARATED:
+        return 50
+    if any(int(extra) == _ASSOCIATED_ALPHA for extra in page.extrasamples):
+        return 80  # colours are divided by alpha
+    return max(READING, int(page.samplesperpixel) * (4 + -(-int(page.bitspersample) // 8)))
 
 
 def _beside(file: BinaryIO, tiff: Any, page: Any) -> Beside:

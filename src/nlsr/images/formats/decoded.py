@@ -1,8 +1,7 @@
 """What every decoder gives, and the steps that several of them share. Knows no format but by name."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,8 +15,32 @@ _RELATIVE_COLORIMETRIC = 1
 _BLACK_POINT_COMPENSATION = 0x2000
 
 
-CheckSize = Callable[[int, int], None]
-"""Called with width and height before pixels are decoded; raises Refusal."""
+READING = 19
+"""Bytes per pixel that are taken while a picture is read, unless its decoder says otherwise: 8-bit samples, and the
+floating-point pixels that they become; measured, of which WebP takes most."""
+
+
+class CheckSize(Protocol):
+    """Called before pixels are decoded with what the header says of them."""
+
+    def __call__(
+        self,
+        width: int,
+        height: int,
+        *,
+        alpha: bool = False,
+        depth: int = 8,
+        turned: bool = False,
+        reading: int = READING,
+    ) -> None:
+        """
+        Args:
+            alpha: whether there is a channel of opacity, opaque as it may be.
+            depth: bits per sample, as `Decoded` has them.
+            turned: whether the picture lies on its side, which exchanges width and height.
+            reading: bytes per pixel that are taken until the picture is read.
+        Raises: Refusal, and whatever the caller's own check raises.
+        """
 
 
 class Refusal(Exception):
@@ -68,6 +91,16 @@ def start_of(file: BinaryIO, size: int) -> bytes:
     head = file.read(size)
     file.seek(0)
     return head
+
+
+def lies_on_its_side(exif: object) -> bool:
+    """Whether EXIF says so, as far as it can be read; asked before pixels are decoded."""
+    header = Image.Exif()
+    try:
+        header.load(exif or b"")  # type: ignore[arg-type]
+        return metadata.valid_orientation(header.get(metadata.ORIENTATION)) >= 5
+    except Exception:  # Pillow has no error of its own for damaged EXIF
+        return False
 
 
 def described(decoded: Decoded, beside: Beside, format: str) -> Decoded:

@@ -38,6 +38,10 @@ _EFFORT = 4
 """More takes many times as long for a few percent."""
 
 
+_READING = 44
+"""Bytes per pixel that are taken until a picture is read; its samples may be floating point with alpha."""
+
+
 @dataclass
 class Header:
     """What stands before the frames.
@@ -72,7 +76,7 @@ def decode_jpeg_xl(file: BinaryIO, check_size: CheckSize) -> Decoded:
     data = file.read()
     codestream, beside = _opened(data)
     header = read_header(codestream)
-    check_size(header.width, header.height)
+    check_size(header.width, header.height, alpha=_ALPHA in header.extra_kinds, reading=_READING)
     if _BLACK in header.extra_kinds:
         raise Refusal("expected grey or RGB pixels, got CMYK in JPEG XL; convert it to RGB")
     samples = imagecodecs.jpegxl_decode(data, index=0)

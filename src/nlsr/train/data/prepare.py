@@ -1,15 +1,13 @@
 """From folders of images to pairs: every image decoded once, into a cache of one file per image."""
 
-import contextlib
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nlsr.errors import ImageError, NlsrError, RecipeError, UsageError
 from nlsr.evaluate import PairFolder
-from nlsr.files import is_unfinished
+from nlsr.files import remove_all_abandoned
 from nlsr.images import READ_ENDINGS, one_line
 from nlsr.train.data.cache import entry_of
 from nlsr.train.data.pairs import Entry, Pairs
@@ -20,9 +18,6 @@ Report = Callable[[int, int], None]
 
 MOST_DECODERS = 8
 """Each holds an image in several copies."""
-
-FORGOTTEN = 3600
-"""Seconds after which a half-written file is one that a killed process left behind."""
 
 
 def prepare(
@@ -103,7 +98,7 @@ def _entries(
     pool = ThreadPoolExecutor(min(MOST_DECODERS, os.cpu_count() or 1))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        clean(cache)
+        remove_all_abandoned(cache)
         made = [pool.submit(entry_of, one, scale=scale, source_scales=source_scales, folder=cache) for one in files]
         for done, future in enumerate(made):
             if report:
@@ -123,11 +118,3 @@ def _entries(
     finally:
         pool.shutdown(cancel_futures=True)
     return entries
-
-
-def clean(cache: Path) -> None:
-    """Remove what killed processes left half written."""
-    with contextlib.suppress(OSError), os.scandir(cache) as found:
-        for file in found:
-            if is_unfinished(file.name) and file.stat().st_mtime < time.time() - FORGOTTEN:
-                os.unlink(file)

@@ -16,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.errors import ImageError
-from nlsr.files import replacing
+from nlsr.files import remove_all_abandoned, replacing
 from nlsr.images import one_line
 from nlsr.networks import Network, name_of
 from nlsr.train.data.pairs import Entry, Pairs, opened
-from nlsr.train.data.prepare import Report, clean
+from nlsr.train.data.prepare import Report
 from nlsr.upscale import Upscaler
 
 
@@ -39,7 +39,7 @@ def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", r
     entries: list[Entry] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        clean(folder)
+        remove_all_abandoned(folder)
         for done, entry in enumerate(pairs.entries):
             if report:
                 report(done, len(pairs.entries))

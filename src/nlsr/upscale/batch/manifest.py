@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nlsr.errors import ImageError, UsageError
-from nlsr.files import is_unfinished
+from nlsr.errors import ImageError, TargetError, UsageError
+from nlsr.files import remove_all_abandoned
 from nlsr.images import one_line
 
 try:
@@ -76,14 +76,14 @@ class Manifest:
         self._key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def __enter__(self) -> "Manifest":
-        """Raises: UsageError if another process writes into the folder, ImageError if this one may not."""
+        """Raises: UsageError if another process writes into the folder, TargetError if this one may not."""
         path = self.folder / NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
             where = one_line(self.folder)
-            raise ImageError(f"{where}: expected a folder to write in ({error.strerror}); choose another") from error
+            raise TargetError(f"{where}: expected a folder to write in ({error.strerror}); choose another") from error
         try:
             self._lock()
             self._read()
@@ -116,8 +116,12 @@ class Manifest:
 
     def may_replace(self, target: Path) -> bool:
         """Whether what lies there was written by an interrupted batch that is now resumed, and is nobody else's."""
+        return self.resume and self.knows(target)
+
+    def knows(self, target: Path) -> bool:
+        """Whether this batch or one before it wrote what lies there."""
         place = self._place(target)
-        return self.resume and (place in self._begun or place in self._finished)
+        return place in self._begun or place in self._finished
 
     def begin(self, target: Path) -> None:
         """To be called before a result is put in its place."""
@@ -140,10 +144,7 @@ class Manifest:
     def clean(self, folders: set[Path]) -> None:
         """Remove what killed processes left half written in these folders."""
         for folder in folders:
-            with contextlib.suppress(OSError):
-                for entry in os.scandir(folder):
-                    if is_unfinished(entry.name):
-                        os.unlink(entry)
+            remove_all_abandoned(folder)
 
     def _lock(self) -> None:
         try:
@@ -190,6 +191,17 @@ class Manifest:
 
     def _place(self, target: Path) -> str:
         return target.relative_to(self.folder).as_posix()
+
+
+def results_of(folder: Path) -> set[Path]:
+    """What earlier batches wrote, or began to, in a folder; nothing if there was none."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for text in (folder / NAME).read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                line = json.loads(text)
+                found.add(folder / (line.get("begun") or line["done"]))
+    return found
 
 
 def conditions_of(folder: Path) -> dict[str, Any]:

@@ -12,30 +12,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nlsr.errors import ImageError, NlsrError, UsageError
+from nlsr.errors import ImageError, NlsrError, TargetError, UsageError
 from nlsr.images import (
-    ColourSpace,
+    Header,
     Picture,
+    check_format,
     check_target,
     encoder_bytes,
+    holds_alpha,
     one_line,
     read,
-    tone_mapped,
-    without_metadata,
     write,
 )
 from nlsr.upscale.batch.manifest import Content, Manifest
-from nlsr.upscale.batch.settings import Saving
+from nlsr.upscale.batch.settings import Saving, prepared
 from nlsr.upscale.batch.targets import Task
 from nlsr.upscale.memory import out_of_memory
 from nlsr.upscale.plan import Plan
-from nlsr.upscale.stream import Report, is_opaque
+from nlsr.upscale.stream import Report
 from nlsr.upscale.upscaler import Outcome, Result, Upscaler
 
 ASIDE = 16
 """The share of the budget that a picture read ahead may take, and one being written: a sixteenth each."""
-READING = 32
-"""Bytes per pixel while a picture is read; measured, with alpha."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,15 @@ class _Read:
 
     Args:
         content: the content of its file, for the manifest.
-        plan: the plan of the computation, if its result may wait in memory until it is written.
+        plan: the plan of the computation.
+        in_memory: whether its result may wait in memory until it is written, while the next picture is computed.
         done: what will be said of it.
     """
 
     picture: Picture
     content: Content | None
-    plan: Plan | None
+    plan: Plan
+    in_memory: bool
     done: Done
 
 
@@ -141,12 +141,12 @@ class _Batch:
             for task, following in zip(tasks, [*tasks[1:], None], strict=True):
                 taken = ahead.result() if ahead else None
                 if taken is None:  # not read ahead
-                    taken = self._read(task, self.saving.max_pixels)
+                    taken = self._read(task)
                 before, ahead, writing = writing, None, None
-                if isinstance(taken, _Read) and taken.plan:
+                if isinstance(taken, _Read) and taken.in_memory:
                     if following:
                         ahead = threads.submit(self._read_ahead, following)
-                    result = self._compute(taken, taken.plan)
+                    result = self._compute(taken)
                     if before:
                         yield before.result()
                     writing = threads.submit(self._write, taken.done, taken.content, result)
@@ -161,79 +161,98 @@ class _Batch:
 
     def _read_ahead(self, task: Task) -> _Read | Done | None:
         """A small picture; nothing for a large one, and for one that cannot be read, which is tried again."""
-        taken = self._read(task, min(self.aside // READING, self.saving.max_pixels))
+        taken = self._read(task, most=self.aside)
         return None if isinstance(taken, Done) and taken.error else taken
 
-    def _read(self, task: Task, max_pixels: int) -> _Read | Done:
+    def _read(self, task: Task, most: int | None = None) -> _Read | Done:
+        """A picture that can be upscaled; or what is to be said of it.
+
+        Args:
+            most: the bytes that reading may take.
+        """
         done = Done(task, "done")
+        headers: list[Header] = []
+        plans: list[tuple[str, Plan]] = []
+
+        def check(header: Header) -> None:
+            if most is not None and header.reading > most:
+                raise ImageError("is too large to be read ahead")
+            plans.append(self._planned(task, header))
+            headers.append(header)
+
         try:
             if task.problem is not None:
                 raise UsageError(f"{one_line(task.source)}: {task.problem}")
-            if os.path.exists(task.target):  # unlike that of a Path, it takes names that are too long
-                self._check_target(task, 1, 1, alpha=False)
+            if not self.saving.make_folders or os.path.lexists(task.target):
+                self._check_target(task)
             content = Content.of(task.source) if self.manifest and task.source.is_file() else None
             if self.manifest and content and self.manifest.finished(task.target, content):
                 return replace(done, status="skipped")
-            picture = read(task.source, max_pixels=max_pixels)
-            if self.saving.strip:
-                picture = without_metadata(picture)
-            if self.saving.tone_map:
-                picture = tone_mapped(picture)
+            picture = read(task.source, max_pixels=self.saving.max_pixels, check=check)
+            format, plan = plans[-1]
+            picture = prepared(picture, self.saving, task.target, format)
             height, width = picture.pixels.shape[2:]
+            known = replace(headers[-1], alpha=headers[-1].alpha and holds_alpha(format))
+            found = Header(height, width, picture.alpha is not None, picture.depth, known.reading)
+            if found != known:
+                _, plan = self._planned(task, found)  # of formats whose headers are silent
+            if self.saving.make_folders:
+                self._make_folder(task)
+                self._check_target(task)
             done = replace(done, size=(height, width), notes=picture.notes)
-            return _Read(picture, content, self._plan_in_memory(task, picture), done)
+            return _Read(picture, content, plan, self._fits_beside_others(picture, plan, format), done)
         except Exception as error:
             return _failed(done, error)
 
-    def _plan_in_memory(self, task: Task, picture: Picture) -> Plan | None:
-        """The plan of a picture if the budget has room for its result and two others beside the computation.
+    def _planned(self, task: Task, header: Header) -> tuple[str, Plan]:
+        """The format of a result, and how it will be made; asked before pixels are read.
 
-        Raises: ImageError and UsageError if the result cannot be written, before anything is computed.
+        Raises: ImageError and UsageError if the format cannot hold it, or if it exceeds the budget.
         """
-        height, width = picture.pixels.shape[2:]
-        alpha = picture.alpha is not None
-        _, new_height, new_width = self.upscaler.size.of(height, width, otherwise=self.upscaler.scale)
-        if self.saving.make_folders:
-            self._make_folder(task)
-        format = self._check_target(task, new_height, new_width, alpha=alpha, space=picture.space)
-        held = 4 * picture.depth // 8 * new_height * new_width + encoder_bytes(format, new_height, new_width)
-        if held > self.aside:
-            return None
-        transparent = picture.alpha is not None and not is_opaque(picture.alpha)
-        try:
-            plan = self.upscaler.plan(height, width, depth=picture.depth, alpha=transparent)
-        except UsageError:  # too little for the whole result; in bands it may do
-            return None
-        return plan if plan.predicted + 2 * self.aside <= self.upscaler.budget else None
+        _, new_height, new_width = self.upscaler.size.of(header.height, header.width, otherwise=self.upscaler.scale)
+        format = check_format(task.target, height=new_height, width=new_width, format=self.saving.format)
+        plan = self.upscaler.plan_file(
+            header.height,
+            header.width,
+            format=format,
+            depth=header.depth,
+            alpha=header.alpha and holds_alpha(format),
+            reading=header.reading,
+        )
+        return format, plan
+
+    def _fits_beside_others(self, picture: Picture, plan: Plan, format: str) -> bool:
+        """Whether the budget has room for the result, and for two pictures more beside the computation."""
+        result = 4 * picture.depth // 8 * plan.new_height * plan.new_width
+        if result + encoder_bytes(format, plan.new_height, plan.new_width) > self.aside:
+            return False
+        return plan.predicted + result + 2 * self.aside <= self.upscaler.budget
 
     def _make_folder(self, task: Task) -> None:
         folder = task.target.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ImageError(f"{one_line(folder)}: cannot be made a folder ({error.strerror})") from error
+            raise TargetError(f"{one_line(folder)}: cannot be made a folder ({error.strerror})") from error
 
-    def _check_target(
-        self, task: Task, height: int, width: int, *, alpha: bool, space: ColourSpace | None = None
-    ) -> str:
-        return check_target(
-            task.target,
-            height=height,
-            width=width,
-            alpha=alpha,
-            space=space,
-            overwrite=self._may_replace(task),
-            format=self.saving.format,
-        )
+    def _check_target(self, task: Task) -> None:
+        """Raises: TargetError if no result can be written there."""
+        replaced = self._may_replace(task)
+        if self.manifest and not replaced and self.manifest.knows(task.target) and os.path.lexists(task.target):
+            raise TargetError(
+                f"{one_line(task.target)}: exists already, from an earlier run; continue that with --resume, or "
+                "replace it with --overwrite"
+            )
+        check_target(task.target, height=1, width=1, overwrite=replaced, format=self.saving.format)
 
     def _may_replace(self, task: Task) -> bool:
         return self.saving.overwrite or (self.manifest is not None and self.manifest.may_replace(task.target))
 
-    def _compute(self, taken: _Read, plan: Plan) -> Result | Exception:
+    def _compute(self, taken: _Read) -> Result | Exception:
         try:
             if self.started:
                 self.started(taken.done.task)
-            return self.upscaler.upscale(taken.picture, plan=plan, report=self.report)
+            return self.upscaler.upscale(taken.picture, plan=taken.plan, report=self.report)
         except Exception as error:
             return error
 
@@ -251,7 +270,7 @@ class _Batch:
     def _stream(self, taken: _Read) -> Done:
         if self.started:
             self.started(taken.done.task)
-        options = self._writing(taken.done.task) | {"report": self.report}
+        options = self._writing(taken.done.task) | {"plan": taken.plan, "report": self.report}
         return self._recorded(
             taken.done, taken.content, lambda path: self.upscaler.save(taken.picture, path, **options)
         )

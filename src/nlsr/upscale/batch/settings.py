@@ -1,15 +1,27 @@
 """What is asked of a batch, and what of it decides about results."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from nlsr.images import MAX_PIXELS
+from nlsr.errors import ImageError
+from nlsr.images import (
+    MAX_PIXELS,
+    Picture,
+    check_format,
+    flattened,
+    holds_alpha,
+    one_line,
+    tone_mapped,
+    without_metadata,
+)
 from nlsr.networks import name_of
 from nlsr.upscale.foreign import Foreign
+from nlsr.upscale.stream import is_opaque
 from nlsr.upscale.upscaler import Upscaler
 
 
@@ -24,6 +36,7 @@ class Saving:
         tone_map: bring pictures of PQ and HLG to standard range.
         overwrite: replace files that are there.
         make_folders: create the folders of results.
+        background: red, green and blue in [0, 1] behind transparent pictures, for formats without transparency.
         max_pixels: pictures with more pixels are refused.
     """
 
@@ -34,6 +47,30 @@ class Saving:
     overwrite: bool = False
     make_folders: bool = False
     max_pixels: int = MAX_PIXELS
+    background: tuple[float, float, float] | None = None
+
+
+def prepared(picture: Picture, saving: Saving, target: Path, format: str) -> Picture:
+    """A picture as it is upscaled for a format: without what it should not, or cannot, have.
+
+    Raises: ImageError for transparency that the format cannot hold, if there is no background, and for colours that it
+        cannot say.
+    """
+    if saving.strip:
+        picture = without_metadata(picture)
+    if saving.tone_map:
+        picture = tone_mapped(picture)
+    check_format(target, height=1, width=1, space=picture.space, format=format)
+    if picture.alpha is None or holds_alpha(format):
+        return picture
+    if saving.background is not None:
+        return flattened(picture, saving.background)
+    if is_opaque(picture.alpha):
+        return replace(picture, alpha=None)
+    raise ImageError(
+        f"{one_line(target)}: {format} cannot hold transparency; write PNG, WebP, TIFF or AVIF, or choose a "
+        "colour behind the picture, like --background white"
+    )
 
 
 def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
@@ -53,6 +90,7 @@ def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
         "quality": saving.quality,
         "strip": saving.strip,
         "tone_map": saving.tone_map,
+        "background": saving.background and list(saving.background),
     }
 
 

@@ -64,7 +64,10 @@ def find(words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = No
     for word in [os.fspath(word) for word in words]:
         if os.path.isdir(word):
             if os.path.realpath(word) == result_folder:
-                raise UsageError(f"{one_line(word)}: the output folder is the input folder; choose another with -o")
+                raise UsageError(
+                    f"{one_line(word)}: the output folder is the input folder; choose another with -o, or "
+                    "other names with --name, like '{stem}_{size}'"
+                )
             own_name = PurePath(os.path.basename(os.path.abspath(word)) if len(words) > 1 else "")
             sources = list(_in_folder(Path(word), own_name, result_folder, found.others))
         elif glob.has_magic(word) and not os.path.lexists(word):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlsr.errors import UsageError
-from nlsr.images import ENDINGS, one_line
+from nlsr.images import ENDINGS, format_of, one_line
 from nlsr.upscale.batch.sources import Source
 
 FIELDS = ("stem", "size", "scale", "model", "ext", "input_ext")
@@ -22,7 +22,7 @@ class Naming:
         pattern: names, with fields in braces: {stem} is the picture's name without its ending, {input_ext} that
             ending, and the others are what is given here. The ending is appended to a pattern without one.
         size: x4, w1920 or 3840x2160; {scale} is the same without its x.
-        ext: the ending of results, without its dot.
+        ext: the ending of results, without its dot; None for that of each picture.
     Raises: UsageError for an unknown field, or a pattern that is no file name.
     """
 
@@ -30,7 +30,7 @@ class Naming:
     pattern: str
     size: str
     model: str
-    ext: str = "png"
+    ext: str | None = "png"
 
     def __post_init__(self) -> None:
         for field in _FIELD.findall(self.pattern):
@@ -44,13 +44,29 @@ class Naming:
     def target(self, source: Source) -> Path:
         """The file of a result."""
         values = {"stem": source.path.stem, "input_ext": source.path.suffix[1:], "scale": self.size.removeprefix("x")}
-        values |= {"size": self.size, "model": self.model, "ext": self.ext}
+        values |= {"size": self.size, "model": self.model, "ext": self.ext or same_ending(source.path)}
         pattern = self.pattern if self._has_ending() else self.pattern + ".{ext}"
         name = _FIELD.sub(lambda match: values[match[1]], pattern)
         return (source.path.parent if self.folder is None else self.folder / source.place.parent) / name
 
+    @property
+    def has_ending(self) -> bool:
+        """Whether the pattern says the format itself."""
+        return os.path.splitext(self.pattern)[1].lower() in ENDINGS
+
     def _has_ending(self) -> bool:
-        return self.pattern.endswith(".{ext}") or os.path.splitext(self.pattern)[1].lower() in ENDINGS
+        return self.pattern.endswith(".{ext}") or self.has_ending
+
+
+def same_ending(path: Path) -> str:
+    """The ending, without its dot, with which a result has the format of a picture: its own ending where that is true.
+
+    Formats that are read but not written become PNG.
+    """
+    format = format_of(path) or ENDINGS.get(path.suffix.lower())
+    if path.suffix and ENDINGS.get(path.suffix.lower()) == format:
+        return path.suffix[1:]
+    return next((ending[1:] for ending, known in ENDINGS.items() if known == format), "png")
 
 
 _FIELD = re.compile(r"\{(\w*)\}")
@@ -89,8 +105,8 @@ def tasks(sources: Sequence[Source], targets: Sequence[Path]) -> list[Task]:
 
 
 def _place(path: Path) -> str:
-    """Equal for paths that are one; on Windows the case of letters does not count."""
-    return os.path.normcase(os.path.abspath(path))
+    """Equal for paths that are one, also through links; on Windows the case of letters does not count."""
+    return os.path.normcase(os.path.realpath(path))
 
 
 def _is_one_file(one: Path, other: Path) -> bool:

@@ -1,0 +1,5 @@
+"""nlsr upscale: enlarge pictures. One file each for the options, what they stand for, places, running, and words."""
+
+from nlsr.cli.upscale.command import upscale
+
+__all__ = ["upscale"]

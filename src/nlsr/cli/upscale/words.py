@@ -1,0 +1,120 @@
+"""What is said of the pictures."""
+
+import base64
+import json
+import math
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nlsr.cli.upscale.standard import Standard
+
+if TYPE_CHECKING:
+    from nlsr.upscale import TilingDifference
+    from nlsr.upscale.batch import Done
+
+
+class Words:
+    """Results on standard output, unless a picture goes there; what went wrong on standard error."""
+
+    def __init__(self, model: str, num_pictures: int, standard: Standard, *, as_json: bool) -> None:
+        self.model, self.num_pictures, self.as_json = model, num_pictures, as_json
+        self.standard = standard
+        self.count: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.disk_is_full = False
+        self.started = time.monotonic()
+
+    def add(self, done: "Done", difference: "TilingDifference | None") -> None:
+        """Raises: the error of a picture that is the only one."""
+        from nlsr.images import one_line
+
+        source = self.standard.said(one_line(done.task.source))
+        self.count[done.status] += 1
+        if self.as_json:
+            self._result(self._as_json(done, difference))
+        elif done.outcome is not None:
+            self._result(f"{self.model}: {self.standard.said(_in_words(done))}")
+            if difference is not None:
+                self._result(str(difference))
+        for note in done.notes:
+            print(f"upscale: {source}: {note}", file=sys.stderr)
+        if done.error is None:
+            return
+        if self.num_pictures == 1:
+            raise done.error
+        self.disk_is_full |= done.disk_is_full
+        self.failures.append(f"{source}: {self.standard.said(done.reason)}")
+        print(f"upscale: {self.failures[-1]}", file=sys.stderr)
+
+    def end(self, *, can_resume: bool) -> None:
+        """The sum, and all that failed once more, as it may have scrolled by. Raises: Exit with 1 if any did."""
+        from nlsr.cli.progress import clock
+
+        total, failed = self.num_pictures, len(self.failures)
+        if total > 1 and not self.as_json:
+            before = f", {self.count['skipped']} were finished before" if self.count["skipped"] else ""
+            self._result(
+                f"{self.count['done']} of {total} pictures in {clock(time.monotonic() - self.started)}{before}"
+            )
+        if not failed:
+            return
+        if self.disk_is_full:
+            rest = "; free some space, and the same command with --resume continues" if can_resume else ""
+            others = f"stopped, as the disk is full{rest}"
+        else:
+            others = "the others are done"
+        lines = [f"upscale: {failed} of {total} pictures failed, {others}", *(f"  {line}" for line in self.failures)]
+        print("\n".join(lines), file=sys.stderr)
+        raise typer.Exit(1)
+
+    def _result(self, text: str) -> None:
+        print(text, file=sys.stdout if self.standard.result is None else sys.stderr, flush=True)
+
+    def _as_json(self, done: "Done", difference: "TilingDifference | None") -> str:
+        plan = done.outcome.plan if done.outcome else None
+        content: dict[str, Any] = {
+            "status": done.status,
+            **self._path("input", done.task.source),
+            **self._path("output", done.task.target),
+            "size": list(done.size[::-1]) if done.size else None,
+            "new_size": [plan.new_width, plan.new_height] if plan else None,
+            "plan": plan.as_dict() if plan else None,
+            "seconds": round(done.outcome.seconds, 3) if done.outcome else None,
+            "notes": list(done.notes),
+            "error": self.standard.said(done.reason) or None,
+        }
+        if difference is not None:
+            psnr = round(difference.psnr, 3) if math.isfinite(difference.psnr) else None
+            content["tiled_against_whole"] = {"psnr": psnr, "largest": difference.largest}
+        return json.dumps(content)
+
+    def _path(self, name: str, path: Path) -> dict[str, str]:
+        """A path as text, and its bytes too where they are no text."""
+        raw = os.fsencode(self.standard.said(os.fspath(path)))
+        text = raw.decode("utf-8", "replace")
+        return {name: text} if text.encode() == raw else {name: text, f"{name}_base64": base64.b64encode(raw).decode()}
+
+
+def _in_words(done: "Done") -> str:
+    from nlsr.images import one_line
+
+    assert done.outcome is not None
+    plan, seconds = done.outcome.plan, done.outcome.seconds
+    sizes = f"{plan.width}x{plan.height} -> {plan.new_width}x{plan.new_height}"
+    return f"{sizes}, {plan}, {seconds:.1f} s, {_peak_memory()}{one_line(done.task.target)}"
+
+
+def _peak_memory() -> str:
+    """Peak memory of the whole process so far, in words; empty where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"peak {peak / 2**20:.0f} MiB, "
