@@ -7,6 +7,8 @@ from torch import nn
 
 from nlsr.attention import (
     Affinity,
+    ChunkedAffinity,
+    DenseAffinity,
     EfficientContrastive,
     GlobalLearnable,
     LearnableSparsePattern,
@@ -135,6 +137,57 @@ def test_stored_and_recomputed_affinities_agree_in_values_and_gradients_through_
         results.append((output, input.grad, embedding.grad, others[3].values.weight.grad))
     for stored, recomputed in zip(*results, strict=True):
         assert_close(stored, recomputed)
+
+
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_map_in_many_blocks_draws_as_one_in_one_block(name, keep, monkeypatch):
+    """Values and gradients; small maps fit into one block, unless it is made smaller."""
+    results = []
+    for block_bytes in (2**22, 4000):
+        for module in ("dense", "chunked"):
+            monkeypatch.setattr(f"nlsr.attention.{module}.BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr("nlsr.attention.efficient_contrastive.SCORE_BLOCK_BYTES", block_bytes)
+        torch.manual_seed(0)
+        operator = OPERATORS[name]().double()
+        input = features(2, 13, 9).requires_grad_()
+        affinity = operator.match(input, keep=keep)
+        values = tokens(affinity, 2).requires_grad_()
+        drawn = affinity.aggregate(values)
+        drawn.pow(3).sum().backward()
+        results.append((drawn, input.grad, values.grad, *(parameter.grad for parameter in operator.parameters())))
+    for one, many in zip(*results, strict=True):
+        assert_close(many, one)
+
+
+def chunked(embedding, rounds, keep):
+    codes = torch.arange(embedding.shape[1]).mul(7).remainder(5).expand(len(embedding), rounds, -1)
+    return ChunkedAffinity(codes + torch.arange(rounds)[:, None], embedding, chunk_size=12, keep=keep)
+
+
+AFFINITIES = {
+    "dense": lambda embedding: DenseAffinity(embedding, embedding.flip(1)),
+    "stored": lambda embedding: chunked(embedding, 1, "stored"),
+    "recomputed": lambda embedding: chunked(embedding, 1, "recomputed"),
+    "stored, two rounds": lambda embedding: chunked(embedding, 2, "stored"),
+    "recomputed, two rounds": lambda embedding: chunked(embedding, 2, "recomputed"),
+}
+
+
+@pytest.mark.parametrize("name", AFFINITIES)
+def test_what_float32_embeds_is_matched_and_drawn_in_float32_also_under_autocast(name):
+    results = []
+    for enabled in (False, True):
+        embedding = to_tokens(features(2, 5, 8, torch.float32)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            affinity = AFFINITIES[name](embedding)
+            values = tokens(affinity, 2, dtype=torch.float32).requires_grad_()
+            drawn = affinity.aggregate(values)
+        drawn.pow(3).sum().backward()
+        results.append((drawn, embedding.grad, values.grad))
+    for plain, autocast in zip(*results, strict=True):
+        assert autocast.dtype == torch.float32
+        assert_close(autocast, plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

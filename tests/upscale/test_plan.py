@@ -55,6 +55,43 @@ def test_an_ensemble_holds_the_sum_of_its_views_beside_the_computation(tile, pix
     assert ensemble.predicted - plain.predicted == 4 * 3 * 2**2 * pixels
 
 
+def predicted(height=100, width=3000, *, alpha=False, held=0, **options):
+    """Bytes; with a tile as high as the picture, that computes what it needs in float32."""
+    upscaler = Upscaler(network(channels=32), **dict(tile=128, precision="fp32") | options)
+    return upscaler.plan(height, width, alpha=alpha, held=held).predicted
+
+
+HIGH = 4 * 2**2
+"""Bytes of what a pixel becomes, for each of its channels."""
+
+
+def test_what_is_held_counts_in_full_in_tiles_and_whole_once_it_is_more_than_the_maps():
+    assert predicted(held=2**30) - predicted() == 2**30
+    assert predicted(held=2**31, tile="none") - predicted(held=2**30, tile="none") == 2**30
+
+
+def test_alpha_adds_a_channel_to_a_row_of_tiles_and_copies_of_the_colours():
+    pixels, row = 100 * 3000, HIGH * 100 * 3000
+    assert predicted(alpha=True) - predicted() >= 2 * 12 * pixels + row
+
+
+def test_a_row_of_tiles_is_held_beside_the_picture():
+    assert predicted(width=6000) - predicted(width=3000) >= (12 + 3 * HIGH) * 100 * 3000
+
+
+def test_maps_of_a_tile_take_what_the_network_says_and_of_many_tiles_more():
+    per_pixel = network(channels=32).bytes_per_pixel()
+    whole = predicted(width=2000, tile="none") - predicted(width=1000, tile="none")
+    assert whole == pytest.approx((per_pixel + 12) * 100 * 1000, rel=1e-6)
+    tiles = predicted(tile=228) - predicted(tile=128)
+    assert tiles > 1.1 * per_pixel * 100 * 100
+
+
+def test_half_precision_takes_less():
+    assert predicted(precision="bf16", tile="none") < 0.7 * predicted(tile="none")
+    assert predicted(precision="bf16") < predicted()
+
+
 def test_equal_questions_get_equal_plans_that_json_can_hold():
     plans = [Upscaler(network(), memory=2**28, scale=2.5).plan(700, 900) for _ in range(2)]
     assert plans[0] == plans[1]
