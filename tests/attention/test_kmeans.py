@@ -64,6 +64,38 @@ def test_the_first_batch_starts_centroids_near_their_members():
     assert entropy(kmeans(data), 5) > 0.95 * math.log(5)
 
 
+def test_frozen_centroids_start_as_published_from_raw_vectors_alike_in_all_rounds():
+    kmeans = KMeans(5, 6, rounds=2, learning="frozen")
+    samples = clouds().flatten(0, 1) * torch.rand(800, 1, generator=generator(5)) ** 3
+    learn(kmeans, samples.unflatten(0, (2, 400)))
+    expected = samples[torch.randperm(800, generator=generator())[:5]]
+    for _ in range(10):
+        codes = (samples @ expected.T).argmax(1)
+        sums = [samples[codes == code].sum(0) for code in range(5)]
+        expected = torch.stack(
+            [F.normalize(new, dim=0) if new.any() else old for new, old in zip(sums, expected, strict=True)]
+        )
+    for centroids in kmeans.centroids:
+        torch.testing.assert_close(centroids, expected)
+
+
+def test_centroids_of_a_large_batch_start_from_positions_everywhere_in_it(monkeypatch):
+    monkeypatch.setattr("nlsr.attention.learnable_collaborative.MAX_START_SAMPLES", 100)
+    kmeans, data = KMeans(2, 2), torch.tensor([[[1.0, 0.0]] * 300 + [[0.0, 1.0]] * 300])
+    learn(kmeans, data)
+    assert sorted(kmeans.centroids[0].tolist()) == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_goodness_is_the_mean_cosine_and_the_entropy_of_the_sizes():
+    """Whatever the length of the centroids, which published ones have."""
+    kmeans = started([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    kmeans.centroids.mul_(5)
+    data = torch.tensor([[[2.0, 0.0], [4.0, 3.0], [0.0, 7.0], [0.0, 0.1]]])
+    cosine, entropy = kmeans.goodness(data, kmeans(data))
+    assert cosine == pytest.approx((1 + 0.8 + 1 + 1) / 4)
+    assert entropy == pytest.approx(math.log(2) / math.log(3))
+
+
 def test_rounds_start_from_different_positions():
     kmeans = KMeans(20, 6, rounds=2)
     data = clouds()
