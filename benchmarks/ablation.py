@@ -28,7 +28,8 @@ from nlsr.cli.training_progress import TrainingProgress, quiet
 from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import psnr
 from nlsr.train.data import Pairs, prepare
-from nlsr.train.loop import fit, upscale_with
+from nlsr.train.loop import fit
+from nlsr.train.module import upscale_with
 from nlsr.train.recipe import CHECKPOINT, Recipe, read_recipe
 from nlsr.weights import load, save_network
 from nlsr.weights.checkpoint import write_atomically

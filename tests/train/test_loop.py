@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 import nlsr
 from nlsr.errors import ImageError, RecipeError, ShapeError, TrainingError
 from nlsr.networks import Network
-from nlsr.train import loop
+from nlsr.train import module
 from nlsr.train.course import Course
 from nlsr.train.data import Batches, Pairs, prepare
-from nlsr.train.loop import average_decay, update_average
+from nlsr.train.module import average_decay, update_average
 from nlsr.train.recipe import Recipe, read_recipe
 from nlsr.train.start import start_from
 from nlsr.weights.checkpoint import read_tensors
@@ -66,7 +66,7 @@ class Losses(Callback):
         self.seen = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
-        self.seen.append((outputs["loss"].item(), {name: term.item() for name, term in module.terms.items()}))
+        self.seen.append((outputs["loss"].item(), {name: term.item() for name, term in module.step.terms.items()}))
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -177,8 +177,8 @@ def test_what_makes_batches_can_be_sent_to_a_process_that_was_not_forked(recipe_
     """Windows and macOS start processes anew, and pickle what these need."""
     pairs = prepare([data / "train"], scale=2, source_scales=[1.0], cache=tmp_path / "cache")
     course = Course(read_recipe(recipe_file, ["data.degradation={}", "data.augmentation.zoom=[0.8,1.0]"]), pairs)
-    sent, begin = pickle.loads(pickle.dumps((course, loop._deaf)))
-    assert begin is loop._deaf
+    sent, begin = pickle.loads(pickle.dumps((course, module._deaf)))
+    assert begin is module._deaf
     for here, there in zip(course[3], sent[3], strict=True):
         assert torch.equal(here, there)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import nlsr
 from nlsr.evaluate import evaluate
-from nlsr.train.loop import upscale_with
+from nlsr.train.module import upscale_with
 from nlsr.train.records import Log, add_to_curve, draw_curve, read_curve
 
 

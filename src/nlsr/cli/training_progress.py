@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.progress import TextColumn
 
 from nlsr.cli.progress import bar
-from nlsr.train.loop import Training
+from nlsr.train.module import Training
 from nlsr.train.recipe import Recipe
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
 import torch
@@ -16,13 +16,11 @@ from nlsr import interrupts
 from nlsr.errors import Interrupted, NlsrError, TrainingError
 from nlsr.networks import Network
 from nlsr.train.checkpoints import Checkpoints
+from nlsr.train.module import Training
 from nlsr.train.optimizers import rate
 from nlsr.train.recipe import CHECKPOINT
 from nlsr.train.records import LOG_EVERY, Log, add_to_curve, draw_curve, draw_sample, write_sample
 from nlsr.weights import save_network
-
-if TYPE_CHECKING:
-    from nlsr.train.loop import Training
 
 BEST = "best.safetensors"
 
@@ -59,7 +57,7 @@ class Milestones(Callback):
             return "stopped before anything was saved; start again with the same command"
         return f"stopped; step {self.saved_step} is saved, continue from it by adding --resume to the same command"
 
-    def on_train_start(self, trainer: lightning.Trainer, module: "Training") -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: lightning.Trainer, module: Training) -> None:  # type: ignore[override]
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:  # here, as Lightning has set its own by now
                 signal.signal(number, self._stop)
@@ -76,13 +74,13 @@ class Milestones(Callback):
         self.asked_to_stop = True
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: lightning.Trainer, module: "Training", outputs: Any, batch: Any, batch_idx: int
+        self, trainer: lightning.Trainer, module: Training, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if module.accumulates(batch_idx):
             return
         step, settings = trainer.global_step, module.recipe.training
         if self.tensorboard and step % LOG_EVERY == 0:
-            terms = {f"loss/{name}": float(term) for name, term in module.terms.items()}
+            terms = {f"loss/{name}": float(term) for name, term in module.step.terms.items()}
             self.tensorboard.numbers(step, terms | module.shown | {"rate": _rate(trainer, module)})
         validates = step % settings.validate_every == 0 or step == settings.steps
         stops = trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
@@ -102,7 +100,7 @@ class Milestones(Callback):
         trainer.should_stop = stops
         self.since, self.started = step, time.monotonic()
 
-    def _validate(self, trainer: lightning.Trainer, module: "Training", network: Network, pace: float) -> None:
+    def _validate(self, trainer: lightning.Trainer, module: Training, network: Network, pace: float) -> None:
         """Score the evaluated weights, and write down what a person may want to see."""
         step, recipe = trainer.global_step, module.recipe
         score = module.score(network)
@@ -110,7 +108,7 @@ class Milestones(Callback):
             save_network(self.folder / BEST, network, card={"step": step, "psnr": round(score, 3)})
         module.best = max(module.best, score)
         numbers = {"psnr": score, "rate": _rate(trainer, module), **module.shown, "steps_per_second": pace}
-        numbers |= module.network.fit(module.observed[-1])
+        numbers |= module.network.fit(module.step.observed[-1])
         texts = {name: f"{value:.4g}" if name == "rate" else f"{value:.4f}" for name, value in numbers.items()}
         row = {"step": str(step), "hours": f"{module.seconds / 3600:.4f}", "loss": f"{module.shown['loss']:.5f}"}
         add_to_curve(self.folder / "curve.csv", row | {name: text for name, text in texts.items() if name not in row})
@@ -159,7 +157,7 @@ class Milestones(Callback):
             self.tensorboard = None
 
 
-def _rate(trainer: lightning.Trainer, module: "Training") -> float:
+def _rate(trainer: lightning.Trainer, module: Training) -> float:
     """The learning rate of the last step; a schedule-free optimiser keeps what its warm-up made of it."""
     warmed_up = trainer.optimizers[0].param_groups[0].get("scheduled_lr")
     settings = module.recipe.training
