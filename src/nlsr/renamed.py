@@ -1,4 +1,4 @@
-"""What was called otherwise before: the one table by which old recipes, weight files and checkpoints go on working."""
+"""What was called otherwise before: the one table by which old recipes, weight files and checkpoints still work."""
 
 from collections.abc import Mapping
 from typing import Any

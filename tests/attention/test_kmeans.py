@@ -117,7 +117,7 @@ def test_centroids_follow_features_that_move_and_frozen_ones_do_not():
 
 
 def test_one_learning_step_is_the_normalised_moving_average_of_member_directions():
-    """Of directions: a long vector counts as much as a short one."""
+    """Directions are averaged: a long vector counts as much as a short one."""
     kmeans = started([[1.0, 0.1], [0.1, 1.0], [-1.0, -0.1]], decay=0.75)
     data = torch.tensor([[[2.0, 0.0], [0.0, 5.0], [0.6, 0.8], [30.0, 40.0], [-1.0, 0.0]]])
     old = kmeans.centroids.clone()

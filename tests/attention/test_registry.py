@@ -100,7 +100,7 @@ def test_learned_clusters_fit_better():
 
 @pytest.mark.parametrize("name", ["kmeans", "hash", "superbit", "window", "grid", "kernel", "leverage"])
 def test_with_all_keys_in_reach_an_operator_draws_what_exact_attention_draws(name):
-    """Of windows without their bias, of kernels with so many features that the estimate is close."""
+    """Windows have no bias here, and kernels so many features that the estimate is close."""
     settings = {
         "kmeans": {"chunk_size": 200},
         "hash": {"chunk_size": 200, "rounds": 1},

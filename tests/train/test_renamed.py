@@ -1,4 +1,4 @@
-"""What was begun under other names goes on: recipes, checkpoints and weight files of before.
+"""What was begun under other names still works: recipes, checkpoints and weight files of before.
 
 `begun` holds checkpoints of step 4 of 6 and the weights of the end, of the tiny recipe (with `window_size`) and of its
 ENLCN with a contrastive loss, made by the version before `chunk_size` and `losses.attention`.

@@ -67,7 +67,7 @@ def test_the_budget_cuts_pictures_into_tiles():
 
 
 def test_memory_is_counted_from_the_tensors_that_live_at_once():
-    """Of `Twice`: 16 and 12 numbers per pixel live together, and a convolution may copy the 16 that it reads."""
+    """In `Twice`, 16 and 12 numbers per pixel live together, and a convolution may copy the 16 that it reads."""
     assert Foreign(Twice()).bytes_per_pixel() == pytest.approx(4 * (16 + 12 + 16), rel=0.1)
     assert Foreign(nearest, 3).bytes_per_pixel() == pytest.approx(4 * 27, rel=0.01)
 

@@ -36,7 +36,7 @@ class Affinity(ABC):
     num_queries: int
     num_keys: int
     height: int
-    """Of the map whose positions, in row-major order, are the queries."""
+    """Height of the map whose positions, in row-major order, are the queries."""
     width: int
     cell: int = 1
     """Positions of the map per key, along a side: the keys lie on a map of (height / cell) x (width / cell)."""
@@ -104,7 +104,7 @@ class Operator(nn.Module, ABC):
         the values and the result: for memory budgets. By default a guess on the safe side.
 
         Args:
-            channels: of the features and of the values.
+            channels: number of channels of the features and of the values.
         """
         return 1024
 

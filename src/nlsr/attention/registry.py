@@ -63,7 +63,7 @@ def build_operator(name: str, channels: int, settings: Mapping[str, Any]) -> Ope
     """An operator by its name.
 
     Args:
-        channels: of the features.
+        channels: number of channels of the features.
         settings: keywords of its constructor.
     Raises: UsageError if there is none of this name, or if it has no such keywords; ShapeError if sizes do not fit.
     """

@@ -72,7 +72,7 @@ class ColourSpace:
 
     @property
     def exponent(self) -> float | None:
-        """Of the light, where the curve is a mere power."""
+        """The exponent of the light, where the curve is a mere power."""
         return self.transfer if isinstance(self.transfer, float) else _EXPONENTS.get(self.transfer)
 
     @property

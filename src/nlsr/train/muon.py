@@ -35,8 +35,8 @@ class Muon(Optimizer):
     ) -> None:
         """
         Args:
-            parameters: of the network, in its order; the last matrix makes the image.
-            betas, eps: of Adam.
+            parameters: those of the network, in its order; the last matrix makes the image.
+            betas, eps: those of Adam.
         """
         given = list(parameters)
         matrices = [weight for weight in given if weight.ndim > 1 and min(len(weight), weight[0].numel()) >= LEAST][:-1]

@@ -1,6 +1,6 @@
 """JPEG: its segments are read here, its pixels by Pillow, or by imagecodecs where they have 12 bits.
 
-libjpeg fills damaged scans with something and goes on; what simplejpeg, where it is installed, hears of that from
+libjpeg fills damaged scans with something and says nothing. Where simplejpeg is installed, what it hears of that from
 libjpeg-turbo becomes a note.
 
 Source: ITU-T T.81 and T.871 (JFIF), Exif 3.0, ICC.1 annex B, Adobe's XMP specification part 3, CIPA DC-007 (MPF).

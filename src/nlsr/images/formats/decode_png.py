@@ -22,7 +22,7 @@ from nlsr.images.formats.pillow_pixels import samples_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 METRE = 0.0254
-"""Of an inch."""
+"""An inch in metres."""
 
 XMP_KEYWORD = "XML:com.adobe.xmp"
 _DEEP_READING = 34

@@ -145,7 +145,7 @@ def _loaded(exif: bytes | Image.Exif | None, notes: list[str]) -> Image.Exif:
 
 
 def _resolution(resolution: Resolution | None, decoded: Decoded) -> Resolution | None:
-    """Of the upright picture; None, with a note, for what makes no sense."""
+    """The resolution of the upright picture; None, with a note, for what makes no sense."""
     if resolution is None:
         return None
     if not metadata.makes_sense(resolution):

@@ -32,7 +32,7 @@ _SAYS_NUMBERS = ("PNG", "AVIF", "JPEG XL")
 _SAYS_NOTHING = ("BMP",)
 
 _EXPONENTS = (0.2, 10.0)
-"""Of the light; what lies beyond is no picture."""
+"""Exponents of the light that a picture can have."""
 
 _ADOBE_EXPONENT = 2.19921875
 """2 51/256, as Adobe RGB (1998) has it."""
@@ -46,7 +46,7 @@ class Claims:
         profile: ICC.
         codes: ColourPrimaries and TransferCharacteristics of H.273; `codes_in` is where they stand.
         srgb: an explicit word that it is sRGB.
-        exponent: of the light (1 / gAMA); None where nothing is said.
+        exponent: exponent of the light (1 / gAMA); None where nothing is said.
         chromaticities: x and y of white, red, green and blue.
         exif_space, exif_index: ColorSpace and InteroperabilityIndex of EXIF.
     """

@@ -22,7 +22,7 @@ class Facts:
         depth: bits per sample, as in `Picture`.
         alpha: it has transparency, which training leaves out.
         quality: estimated quality of a JPEG.
-        sha256: of the file.
+        sha256: hash of the file.
     """
 
     height: int
