@@ -22,7 +22,6 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import load_file
 
-import nlsr
 from nlsr.train.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,7 +220,8 @@ def environment_in(folder: Path) -> str:
     """The programs of a new virtual environment that sees the packages of this one: pip changes nothing here."""
     venv.create(folder / "environment", with_pip=True)
     (packages,) = (folder / "environment").glob("lib/python*/site-packages")
-    (packages / "outer.pth").write_text(str(Path(nlsr.__file__).parents[1]) + "\n" + "\n".join(sys.path[1:]) + "\n")
+    outer = [path for path in sys.path if Path(path).name == "site-packages"]
+    (packages / "outer.pth").write_text("\n".join(outer) + "\n")
     return str(folder / "environment" / "bin")
 
 
