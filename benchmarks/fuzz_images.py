@@ -108,7 +108,7 @@ def whole_files() -> list[bytes]:
     if find_spec("pillow_heif"):
         import pillow_heif
 
-        for options in ({"grid_tile_size": 512}, {"color_primaries": 9, "transfer_characteristics": 16}):
+        for options in ({"tile_size": 512}, {"color_primaries": 9, "transfer_characteristics": 16}):
             buffer = io.BytesIO()
             pillow_heif.from_pillow(colour.resize((600, 530))).save(buffer, **options)
             files.append(buffer.getvalue())

@@ -214,3 +214,12 @@ def test_grey_files_say_so(tmp_path: Path) -> None:
 )
 def test_a_data_set_has_the_name_of_the_folder_that_says_something(tmp_path: Path, folder: str, name: str) -> None:
     assert data_set_name(tmp_path / folder) == name
+
+
+def test_colours_under_transparent_pixels_are_those_of_visible_ones(tmp_path):
+    samples = np.full((8, 8, 4), (200, 100, 50, 255), np.uint8)
+    samples[:, 4:] = 0  # black and transparent, as files have it
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    pair = PairFolder(tmp_path, scale=2)[0]
+    for image in (pair.high_res, pair.low_res):
+        assert image.mul(255).round().amin((0, 2, 3)).tolist() == [200, 100, 50]

@@ -769,3 +769,19 @@ def test_pixels_of_another_shape_are_refused(tmp_path):
     object.__setattr__(picture, "pixels", torch.zeros(2, 3, 4, 4))  # past the check of shapes while tests run
     with pytest.raises(ShapeError, match=r"got \(2, 3, 4, 4\); write images one by one"):
         write(tmp_path / "a.png", picture)
+
+
+def test_a_heic_of_tiles_is_read_as_one_picture(tmp_path, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    monkeypatch.setattr(pillow_heif.options, "GRID_TILE_SIZE", 512)
+    samples = np.array(Image.fromarray(smooth()).resize((1100, 600)))
+    pillow_heif.from_pillow(Image.fromarray(samples)).save(tmp_path / "a.heic", quality=95)
+    assert b"grid" in (tmp_path / "a.heic").read_bytes()[:2000]
+    picture = read(tmp_path / "a.heic")
+    assert picture.notes == ()
+    assert np.abs(as_samples(picture) - samples).max() <= 12
+
+
+def test_pictures_of_formats_that_are_not_read_are_called_by_their_names(tmp_path):
+    (tmp_path / "a.CR2").write_bytes(b"\x93NUMPY" + bytes(90))
+    assert "got the raw data of a camera; convert it" in message_of(read, tmp_path / "a.CR2")
