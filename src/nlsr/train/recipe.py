@@ -155,8 +155,8 @@ class TrainingSection(Section):
     teacher: str | None = None
     """Weights of a larger network to learn from, by name or file; needs `losses.distillation`."""
     optimizer: Literal["adam", "adamw", "muon", "schedule-free"] = "adam"
-    """`muon` makes the steps of matrices orthogonal and learns fastest here (`recipes/README.md`); `schedule-free` is
-    AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
+    """`muon` makes the steps of matrices orthogonal, which pays in short trainings (`recipes/README.md`);
+    `schedule-free` is AdamW without a schedule, which averages the weights itself (arXiv 2405.15682)."""
     learning_rate: float = Field(2e-4, gt=0)
     """The highest learning rate, reached after the warm-up."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
