@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nlsr.benchmark.operators import STACK, Measurement, exponent
 from nlsr.benchmark.quality import STRONGEST, Quality
+from nlsr.benchmark.recall import Recall
 from nlsr.extras import require
 
 Cells = list[str]
@@ -84,6 +85,12 @@ def plot_operators(rows: list[Measurement], path: Path) -> None:
         axis.legend(fontsize=8)
     figure.suptitle(f"One attention, {chosen[0].channels} channels, forward")
     figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def recall_table(rows: list[Recall]) -> str:
+    """Keys and recall of each match."""
+    head = ["match", "keys", "recall of the 16 most alike", "pictures"]
+    return _markdown([head, *([row.match, f"{row.keys:.0f}", f"{row.recall:.3f}", str(row.pictures)] for row in rows)])
 
 
 def _cell(row: Measurement) -> str:

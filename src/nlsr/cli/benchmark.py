@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.cli.settings import Imports, Threads, device_named
+from nlsr.cli.settings import Imports, Threads, device_named, model_settings
 from nlsr.errors import UsageError
 from nlsr.files import replacing
 
@@ -148,6 +148,42 @@ def networks(
         _write(output, "networks", records, tables)
         if found:
             plot_tradeoff(found, output / "tradeoff.png")
+
+
+@app.command()
+def recall(
+    data: Annotated[Path, typer.Option("--data", help="Folder of high-res pictures.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Operators to try on the model's features.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", help="Weights that match, by name or file. [default: the default model]"),
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, a keyword of the operators.")] = None,
+    output: Folder = None,
+    imports: Imports = None,
+) -> None:
+    """How many of the positions that really look alike, in high-res, a match lets each position draw on."""
+    from nlsr.benchmark.recall import measure
+    from nlsr.benchmark.report import recall_table
+    from nlsr.cli.progress import Counter
+    from nlsr.default import DEFAULT_MODEL
+
+    if output:
+        _check_folder(output)
+    with Counter("measuring") as counter:
+        rows = measure(
+            data,
+            model=model or DEFAULT_MODEL,
+            operators=names or [],
+            settings=model_settings(settings),
+            report=counter,
+        )
+    table = recall_table(rows)
+    print(table)
+    if output:
+        _write(output, "recall", [dataclasses.asdict(row) for row in rows], [table])
 
 
 def _size(text: str) -> tuple[int, int]:
