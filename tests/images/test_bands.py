@@ -130,7 +130,7 @@ def test_an_explicit_format_goes_before_the_ending(tmp_path):
 
 
 def test_an_unknown_format_is_a_wrong_use(tmp_path):
-    with pytest.raises(UsageError, match="expected a format among PNG, JPEG, WebP, TIFF, BMP, AVIF, got gif"):
+    with pytest.raises(UsageError, match="expected a format among PNG, JPEG, WebP, TIFF, BMP, AVIF, JPEG XL, got gif"):
         write(tmp_path / "a.png", as_picture(smooth()), format="gif")
 
 
