@@ -51,14 +51,16 @@ def download(known: KnownFile, target: Path, *, report: Report | None = None) ->
 def _fetch(address: str, part: Path, have: int, report: Report | None) -> None:
     """All of a file behind the bytes that are there; from its beginning if the server cannot continue."""
     headers = {"User-Agent": f"nlsr/{version('nlsr')}"} | ({"Range": f"bytes={have}-"} if have else {})
+    opener = urllib.request.build_opener()  # `urlopen` would keep to the proxies of its first call
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT) as reply:
+        with opener.open(urllib.request.Request(address, headers=headers), timeout=TIMEOUT) as reply:
             if reply.status != http.client.PARTIAL_CONTENT:
                 have = 0
             length = reply.headers.get("Content-Length")
             total = have + int(length) if length and length.isdigit() else 0
             have = _copy(reply, part, have, total, report)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:  # more is there than the server has
             part.unlink()
             _fetch(address, part, 0, report)
