@@ -10,8 +10,8 @@ from nlsr.attention.registry import build_operator
 from nlsr.errors import ShapeError, UsageError
 
 REDRAWN = {"kernel"}
-LEARNING = {"kmeans"}
-GROUPED = {"kmeans", "hash", "superbit", "window", "grid"}
+LEARNING = {"kmeans", "tokens"}
+GROUPED = {"kmeans", "hash", "superbit", "window", "grid", "tokens", "categories", "shifted-window"}
 
 
 class Mine(Operator):

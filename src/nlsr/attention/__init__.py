@@ -15,13 +15,18 @@ from nlsr.attention.efficient_contrastive import (
     sampled_contrastive_loss,
 )
 from nlsr.attention.global_learnable import GlobalLearnable, global_learnable_attention
+from nlsr.attention.grouped import GroupAffinity
 from nlsr.attention.learnable_collaborative import KMeans, LearnableSparsePattern
 from nlsr.attention.leverage import Leverage
 from nlsr.attention.nearest import Nearest
 from nlsr.attention.nonlocal_sparse import NonLocalSparse
+from nlsr.attention.overlapping_window import OverlappingWindow, OverlappingWindowAttention
 from nlsr.attention.pixel import PixelAttention, PixelAttentionConv
 from nlsr.attention.registry import OPERATORS, build_operator, operator_name, register
 from nlsr.attention.shared_window import GroupedAffinity, SharedGrid, SharedWindow, SharedWindowAttention
+from nlsr.attention.shifted_window import ShiftedWindow
+from nlsr.attention.token_aggregation import TokenAggregation, TokenAggregationAttention
+from nlsr.attention.token_dictionary import TokenCategories, TokenDictionary
 
 __all__ = [
     "OPERATORS",
@@ -36,6 +41,7 @@ __all__ = [
     "Draws",
     "EfficientContrastive",
     "GlobalLearnable",
+    "GroupAffinity",
     "GroupedAffinity",
     "KMeans",
     "Keep",
@@ -46,6 +52,8 @@ __all__ = [
     "NonLocal",
     "NonLocalSparse",
     "Operator",
+    "OverlappingWindow",
+    "OverlappingWindowAttention",
     "PatchAffinity",
     "PixelAttention",
     "PixelAttentionConv",
@@ -54,6 +62,11 @@ __all__ = [
     "SharedGrid",
     "SharedWindow",
     "SharedWindowAttention",
+    "ShiftedWindow",
+    "TokenAggregation",
+    "TokenAggregationAttention",
+    "TokenCategories",
+    "TokenDictionary",
     "build_operator",
     "contrastive_loss",
     "global_learnable_attention",

@@ -49,13 +49,13 @@ class Chunks:
 
     def gather(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b r n m c"]:
         batch, rounds, padded = self.order.shape
-        picked = _pick(tokens, self.order.flatten(1))
+        picked = pick(tokens, self.order.flatten(1))
         return picked.view(batch, rounds, padded // self.chunk_size, self.chunk_size, tokens.shape[-1])
 
     def restore(self, chunked: Float[Tensor, "b r n m c"]) -> Float[Tensor, "b r l c"]:
         batch, rounds, length = self.slots.shape
         offsets = torch.arange(rounds, device=self.slots.device).view(1, -1, 1) * self.order.shape[-1]
-        picked = _pick(chunked.flatten(1, 3), (self.slots + offsets).flatten(1))
+        picked = pick(chunked.flatten(1, 3), (self.slots + offsets).flatten(1))
         return picked.view(batch, rounds, length, chunked.shape[-1])
 
 
@@ -177,7 +177,7 @@ def unit_keys(embedding: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
     return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
 
 
-def _pick(tokens: Tensor, index: Tensor) -> Tensor:
+def pick(tokens: Tensor, index: Tensor) -> Tensor:
     """tokens (b, l, c) at index (b, k); a flat index_select is ten times as fast as gather over expanded indices."""
     batch, length, _ = tokens.shape
     offsets = torch.arange(batch, device=index.device)[:, None] * length

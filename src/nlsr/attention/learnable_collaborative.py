@@ -125,7 +125,7 @@ class KMeans(nn.Module):
         samples = directions(embedding).flatten(0, 1)
         for centroids, idle, code in zip(self.centroids, self.idle, codes.transpose(0, 1).flatten(1), strict=True):
             sums, counts = member_sums(samples, code, len(centroids))
-            if _distributed():
+            if is_distributed():
                 distributed.all_reduce(sums)
                 distributed.all_reduce(counts)
             means = torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), centroids)
@@ -284,13 +284,13 @@ def spread_indices(
     return torch.tensor(chosen, device=samples.device)
 
 
-def _distributed() -> bool:
+def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _all_ranks(samples: Tensor) -> Tensor:
     """The samples of all ranks, in rank order; each rank must hold equally many."""
-    if not _distributed():
+    if not is_distributed():
         return samples
     parts = [torch.empty_like(samples) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, samples.contiguous())

@@ -12,7 +12,11 @@ from nlsr.attention.learnable_collaborative import LearnableSparsePattern
 from nlsr.attention.leverage import Leverage
 from nlsr.attention.nearest import Nearest
 from nlsr.attention.nonlocal_sparse import NonLocalSparse
+from nlsr.attention.overlapping_window import OverlappingWindow
 from nlsr.attention.shared_window import SharedGrid, SharedWindow
+from nlsr.attention.shifted_window import ShiftedWindow
+from nlsr.attention.token_aggregation import TokenAggregation
+from nlsr.attention.token_dictionary import TokenCategories
 from nlsr.errors import UsageError
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -24,6 +28,10 @@ OPERATORS: dict[str, type[Operator]] = {
     "nearest": Nearest,
     "window": SharedWindow,
     "grid": SharedGrid,
+    "overlapping-window": OverlappingWindow,
+    "shifted-window": ShiftedWindow,
+    "tokens": TokenAggregation,
+    "categories": TokenCategories,
     "cross-scale": CrossScale,
     "dense": NonLocal,
 }

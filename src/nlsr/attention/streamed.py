@@ -20,6 +20,11 @@ def budget(block_bytes: int) -> int:
     return 2**62 if _uncut.get() else block_bytes
 
 
+def is_uncut() -> bool:
+    """Whether operations are being counted, and nothing else matters."""
+    return _uncut.get()
+
+
 @contextmanager
 def uncut() -> Iterator[None]:
     """Compute everything in one block: to count operations on tensors that hold no memory, in seconds."""

@@ -123,6 +123,8 @@ def _published_tiling(network: Network) -> Callable[[Upscale, Tensor], Tensor]:
     """
     tilings: dict[str, Callable[[Upscale, Tensor], Tensor]] = {
         "asid": average_tiles,
+        "atd": lambda upscale, low_res: upscale(low_res),
+        "catanet": lambda upscale, low_res: upscale(low_res),
         "csnln": partial(csnln_quarters, scale=network.scale),
         "dlsn": edsr_quarters,
         "enlcn": edsr_quarters,

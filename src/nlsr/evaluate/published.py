@@ -53,6 +53,15 @@ PUBLISHED = {
             4: _scores((28.42, 0.8104), (26.00, 0.7027)),
         },
     ),
+    "catanet": Published(
+        "Liu et al., CVPR 2025, table 2, as quoted by others; of results neither clipped nor rounded to 8 bits",
+        "luma",
+        {
+            2: _scores((38.28, 0.9617), (33.99, 0.9217), (32.37, 0.9023), (33.09, 0.9372), (39.37, 0.9784)),
+            3: _scores((34.75, 0.9300), (30.67, 0.8481), (29.28, 0.8101), (29.04, 0.8689), (34.40, 0.9499)),
+            4: _scores((32.58, 0.8998), (28.90, 0.7880), (27.75, 0.7427), (26.87, 0.8081), (31.31, 0.9183)),
+        },
+    ),
     "csnln": Published(
         "Mei et al., CVPR 2020, table 1",
         "edsr",

@@ -9,6 +9,8 @@ from torch import nn
 
 from nlsr.errors import UsageError
 from nlsr.networks.asid import ASID, ASIDConfig, asid, asid_d8
+from nlsr.networks.atd import ATD, ATDConfig, atd, atd_light
+from nlsr.networks.catanet import CATANet, CATANetConfig, catanet, catanet_shared
 from nlsr.networks.configs import configure
 from nlsr.networks.csnln import CSNLN, CSNLNConfig, csnln
 from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
@@ -25,6 +27,8 @@ from nlsr.renamed import translated
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "asid": (ASIDConfig, ASID),
+    "atd": (ATDConfig, ATD),
+    "catanet": (CATANetConfig, CATANet),
     "csnln": (CSNLNConfig, CSNLN),
     "dlsn": (DLSNConfig, DLSN),
     "enlcn": (ENLCNConfig, ENLCN),
@@ -39,6 +43,10 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
 PRESETS: dict[str, Callable[[int], Any]] = {
     "asid": asid,
     "asid-d8": asid_d8,
+    "atd": atd,
+    "atd-light": atd_light,
+    "catanet": catanet,
+    "catanet-shared": catanet_shared,
     "csnln": csnln,
     "dlsn": dlsn,
     "enlcn": enlcn,
@@ -125,6 +133,7 @@ def name_of(network: nn.Module) -> str:
 
 __all__ = [
     "ASID",
+    "ATD",
     "CSNLN",
     "DLSN",
     "ENLCN",
@@ -134,6 +143,9 @@ __all__ = [
     "PAN",
     "PRESETS",
     "ASIDConfig",
+    "ATDConfig",
+    "CATANet",
+    "CATANetConfig",
     "CSNLNConfig",
     "DLSNConfig",
     "ENLCNConfig",
@@ -150,7 +162,11 @@ __all__ = [
     "Trace",
     "asid",
     "asid_d8",
+    "atd",
+    "atd_light",
     "build",
+    "catanet",
+    "catanet_shared",
     "configure",
     "create",
     "csnln",

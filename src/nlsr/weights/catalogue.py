@@ -140,6 +140,8 @@ def _published() -> list[KnownFile]:
     lcoan = "github.com/YigangZhao/LCoAN: " + drive + "1oItCWGnYkxlT_ANpod4FLNtk8MQ3LFyM"
     nlsn = "github.com/HarukiYqM/Non-Local-Sparse-Attention: " + drive + "1zz2a1ih3euzuH3HvWDN-uSki3USym9Cq"
     enlcn = "github.com/Zj-BinXia/ENLCA: " + drive + "1jYdMA0ocnb-DAr71YhOduuCySOxhoAeX"
+    atd = "github.com/LabShuHangGU/Adaptive-Token-Dictionary: {}.pth"
+    catanet = "github.com/EquationWalker/CATANet, release v0.0: x{}.pth"
     csnln = "github.com/SHI-Labs/Cross-Scale-Non-Local-Attention: " + drive + "1C--KFcfAsvLM4K0J6td4TqNeiaGsTXd_"
     dlsn = "github.com/laoyangui/DLSN: drive.google.com/file/d/1uZRVWhQ-bo8c9eEjpdE5fLVDeIpTE1pn"
     asid = "github.com/saturnian77/ASID: train_logs/{}_X{}_DIV2K/checkpoints/epoch0_ASID.pth"
@@ -147,6 +149,15 @@ def _published() -> list[KnownFile]:
         *(KnownFile(f"LCoAN_x{s}.pt", "lcoan", s, lcoan, NONE_STATED) for s in (2, 4)),
         *(KnownFile(f"model_x{s}.pt", "nlsn", s, nlsn, NONE_STATED) for s in (2, 3, 4)),
         *(KnownFile(f"ENLCAx{s}.pt", "enlcn", s, enlcn, NONE_STATED) for s in (2, 4)),
+        *(
+            KnownFile(f"{name}.pth", "atd", s, atd.format(name), UNKNOWN)
+            for s, name in (
+                (2, "101_ATD_light_SRx2_scratch"),
+                (3, "102_ATD_light_SRx3_finetune"),
+                (4, "103_ATD_light_SRx4_finetune"),
+            )
+        ),
+        *(KnownFile(f"x{s}.pth", "catanet", s, catanet.format(s), "Apache-2.0") for s in (2, 3, 4)),
         *(KnownFile(f"model_x{s}.pt", "csnln", s, csnln, "MIT") for s in (2, 3, 4)),
         KnownFile("DLSN_x3.pt", "dlsn", 3, dlsn, "MIT"),
         *(

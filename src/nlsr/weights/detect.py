@@ -89,7 +89,7 @@ def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]
     problems += mismatches(network, renamed, called=lambda name: _published_name(name, rules))
     if problems:
         raise CheckpointError(f"{path}: closest to {detected.network}, but does not fit: {shorten(problems)}")
-    _check_clusters(path, tensors)
+    _check_clusters(path, renamed)
     unit_range = _in_unit_range(tensors, PUBLISHED[detected.network].ends, _rgb_range(path, tensors))
     network.load_state_dict(renamed | _renamed(unit_range, rules)[0])
     return network.eval()
@@ -168,10 +168,9 @@ def _check_settings(path: str | Path, detected: Detected, settings: dict[str, An
         )
 
 
-def _check_clusters(path: str | Path, tensors: Tensors) -> None:
+def _check_clusters(path: str | Path, renamed: Tensors) -> None:
     """Raises: CheckpointError for clusters that never started: they would load and give wrong pictures."""
-    started = tensors.get("body.0.attention.0.kmeans.initted")
-    if started is not None and not bool(started):
+    if not all(bool(started) for name, started in renamed.items() if name.endswith(".initialised")):
         raise CheckpointError(f"{path}: its clusters were never started; the file was saved before any training")
 
 

@@ -1,0 +1,215 @@
+"""Progressive focused attention (PFT): the weights of one layer are multiplied into those of the next, and of every row
+only the largest are kept; what is not kept is not drawn on any more.
+
+Linear in the positions. Knows nothing of images or networks.
+
+Source: Long et al., "Progressive Focused Transformer for Single Image Super-Resolution", CVPR 2025, arXiv 2503.20337.
+The published kernels lose gradients of keys and values to a race of threads, and run on one kind of device; here sparse
+products are dense ones in blocks, or gathered where few keys are left.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nlsr.attention.affinity import Draws, Keep, map_size, matching_dtype, to_tokens
+from nlsr.attention.grouped import GroupAffinity, by_head, side_by_side
+from nlsr.attention.leverage.affinities import check_heads
+from nlsr.attention.shifted_window import ShiftedWindow, Windows
+from nlsr.attention.streamed import BLOCK_BYTES, budget
+from nlsr.errors import ShapeError
+
+EPS = 1e-20
+"""Added to every product of weights and to the sum of a row, as published."""
+GATHERED = 32
+"""Where of so many keys one is left, gathering them is faster than a dense product: 5 times at 32 of 1024."""
+
+Focus = tuple[Float[Tensor, "g h n k"], Int[Tensor, "g h n k"] | None]
+"""The kept weights of a piece, and which key slot each belongs to; None for all, in order."""
+
+
+class FocusedAffinity(GroupAffinity):
+    """Each position draws on the keys that were kept for it, head by head; a row sums to what was kept of one."""
+
+    def __init__(self, layout: Windows, focus: list[Focus]) -> None:
+        super(GroupAffinity, self).__init__(layout.height * layout.width, size=(layout.height, layout.width))
+        self.layout, self.heads, self.focus = layout, focus[0][0].shape[1], focus
+        self._stored = [weights for weights, _ in focus]
+
+    reach_is = "kept of its window"
+
+    def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
+        """Raises: ShapeError if the heads cannot share the channels equally."""
+        check_heads(values.shape[2], self.heads)
+        pieces = (by_head(piece, self.heads) for piece in self.layout.keys(values))
+        drawn = [draw(weights, kept, piece) for (weights, kept), piece in zip(self.focus, pieces, strict=True)]
+        return self.layout.restore([side_by_side(piece) for piece in drawn])
+
+    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
+        reached = torch.zeros(self.num_keys, dtype=torch.bool)
+        for index, places in enumerate(self.layout.places()):
+            reached[self._hits(index, places, queries)[3].flatten().cpu()] = True
+        return reached
+
+    def _drawn_on(
+        self, index: int, keys: Int[Tensor, "k m"], which: Int[Tensor, " k"], slot: Int[Tensor, " k"]
+    ) -> Int[Tensor, "k _ m2"]:
+        kept = self.focus[index][1]
+        if kept is None:
+            return keys[:, None]
+        return keys[:, None].expand(-1, self.heads, -1).gather(2, kept[which, :, slot].to(keys.device))
+
+
+class FocusedWindow(ShiftedWindow):
+    """Match the positions of each window, times how they matched before, and keep the largest weights of each row.
+
+    Alone, nothing was matched before.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int = 1,
+        window_size: int = 16,
+        shifted: bool = False,
+        shared_bias: bool = True,
+        embeds: bool = True,
+        num_keys: int = 32,
+    ) -> None:
+        """
+        Args:
+            num_keys: that are kept for each position and head.
+            channels, heads, window_size, shifted, shared_bias, embeds: see `ShiftedWindow`.
+        Raises: ShapeError if sizes do not fit each other.
+        """
+        super().__init__(
+            channels,
+            heads=heads,
+            window_size=window_size,
+            shifted=shifted,
+            shared_bias=shared_bias,
+            embeds=embeds,
+        )
+        if num_keys < 1:
+            raise ShapeError(f"expected num_keys above zero, got {num_keys}")
+        self.num_keys = num_keys
+
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> FocusedAffinity:
+        """Nothing is drawn. Whatever `keep` says, the kept weights are stored: they are few."""
+        tokens = to_tokens(features)
+        return self.match_embedded(self.query(tokens), self.key(tokens), *map_size(features))
+
+    def match_embedded(
+        self,
+        query: Float[Tensor, "b l c"],
+        key: Float[Tensor, "b l c"],
+        height: int,
+        width: int,
+        *,
+        keep: Keep = "stored",
+        before: FocusedAffinity | None = None,
+    ) -> FocusedAffinity:
+        """As `match`, for whoever has queries, not yet scaled, and keys of a height x width map already.
+
+        Args:
+            before: what an earlier operator with the same windows kept.
+        """
+        layout = self.layout(height, width)
+        matching = matching_dtype(query.dtype)
+        scaled, key = query.to(matching) * self.score_scale, key.to(matching)
+        pieces = zip(layout.queries(scaled), layout.keys(key), self.biases(layout), strict=True)
+        earlier = [(None, None)] * len(layout.shapes) if before is None else before.focus
+        focus = [
+            narrow(by_head(q, self.heads), by_head(k, self.heads), bias.to(matching), *kept, num_keys=self.num_keys)
+            for (q, k, bias), kept in zip(pieces, earlier, strict=True)
+        ]
+        return FocusedAffinity(layout, focus)
+
+    def floats_per_position(self, channels: int) -> int:
+        return 3 * self.heads * self.num_keys + 3 * self.width + 2 * channels
+
+
+def narrow(
+    query: Float[Tensor, "g h n d"],
+    key: Float[Tensor, "g h m d"],
+    bias: Float[Tensor, "_ n m"],
+    weights: Float[Tensor, "g h n k"] | None,
+    kept: Int[Tensor, "g h n k"] | None,
+    *,
+    num_keys: int,
+) -> Focus:
+    """softmax(query . key + bias) over the kept keys, times their weights, as shares of one: the largest of a row."""
+    parts = []
+    with torch.autocast(query.device.type, enabled=False):
+        for block in _blocks(query, key.shape[2], 2):
+            earlier = (None if tensor is None else tensor[block] for tensor in (weights, kept))
+            parts.append(_checkpointed(_narrow, query[block], key[block], bias, *earlier, num_keys))
+    new_weights, new_kept = zip(*parts, strict=True)
+    return torch.cat(new_weights), None if new_kept[0] is None else torch.cat(new_kept)
+
+
+def draw(
+    weights: Float[Tensor, "g h n k"], kept: Int[Tensor, "g h n k"] | None, values: Float[Tensor, "g h m c"]
+) -> Float[Tensor, "g h n c"]:
+    """The values of the kept keys, weighted."""
+    if kept is None:
+        return weights.to(values.dtype) @ values
+    parts = [
+        _checkpointed(_draw, weights[block].to(values.dtype), kept[block], values[block])
+        for block in _blocks(weights, values.shape[2], 1)
+    ]
+    return torch.cat(parts)
+
+
+def _narrow(
+    query: Tensor, key: Tensor, bias: Tensor, weights: Tensor | None, kept: Tensor | None, num_keys: int
+) -> Focus:
+    if kept is None:
+        scores = query @ key.transpose(2, 3) + bias
+    elif GATHERED * kept.shape[3] <= key.shape[2]:
+        scores = torch.einsum("ghnd,ghnkd->ghnk", query, _gathered(key, kept))
+        scores = scores + bias.expand(query.shape[1], -1, -1).expand(len(query), -1, -1, -1).gather(3, kept)
+    else:
+        scores = (query @ key.transpose(2, 3) + bias).gather(3, kept)
+    shares = F.softmax(scores, dim=-1)
+    if weights is not None:
+        shares = shares * weights + EPS
+        shares = shares / (shares.sum(-1, keepdim=True) + EPS)
+    if num_keys >= shares.shape[3]:
+        return shares, kept
+    largest, places = shares.topk(num_keys, dim=-1, sorted=False)
+    return largest, places if kept is None else kept.gather(3, places)
+
+
+def _draw(weights: Tensor, kept: Tensor, values: Tensor) -> Tensor:
+    if GATHERED * kept.shape[3] <= values.shape[2]:
+        return torch.einsum("ghnk,ghnkc->ghnc", weights, _gathered(values, kept))
+    dense = weights.new_zeros(*weights.shape[:3], values.shape[2])
+    return dense.scatter_add(3, kept, weights) @ values
+
+
+def _gathered(tokens: Float[Tensor, "g h m d"], kept: Int[Tensor, "g h n k"]) -> Float[Tensor, "g h n k d"]:
+    """The tokens of the kept slots, by one selection from a flat list."""
+    groups, heads, size, width = tokens.shape
+    first = torch.arange(groups * heads, device=kept.device).view(groups, heads, 1, 1) * size
+    return tokens.reshape(-1, width).index_select(0, (kept + first).flatten()).view(*kept.shape, width)
+
+
+def _blocks(tokens: Tensor, keys: int, matrices: int) -> Iterator[slice]:
+    """So many groups at a time as a few matrices of all their scores fit into `BLOCK_BYTES` of."""
+    step = max(1, budget(BLOCK_BYTES) // (4 * matrices * tokens[0, ..., 0].numel() * keys))
+    return (slice(start, start + step) for start in range(0, len(tokens), step))
+
+
+def _checkpointed(function, *inputs):  # type: ignore[no-untyped-def]
+    """In training, dense scores are made again in backward."""
+    if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs):
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)

@@ -1,0 +1,177 @@
+"""Windows of neighbours, with heads and a learned bias for each offset: the local attention of ATD and PFT.
+
+Every other layer shifts the windows by half their size. The published ones roll the map for that and mask what does not
+belong together; here windows at the border are simply smaller, which is the same without a mask, and any size of map
+will do. Linear in the positions. Knows nothing of images or networks.
+
+Source: Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030, as ATD (arXiv 2401.08209) uses it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, to_tokens
+from nlsr.attention.grouped import GroupAffinity, Layout, Places, exact_heads, grouped_floats
+from nlsr.attention.leverage.affinities import check_heads
+from nlsr.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Windows in a row along a side of the map: where they begin, how many they are, and how long."""
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count * self.length
+
+
+class Windows(Layout):
+    """Windows of window_size x window_size positions, smaller ones at the borders. Those of one shape are a piece."""
+
+    reach_is = "in its window"
+
+    def __init__(self, height: int, width: int, window_size: int, *, offset: int = 0) -> None:
+        """
+        Args:
+            offset: rows above, and columns to the left of, the first whole window.
+        """
+        self.height, self.width = height, width
+        self.down, self.across = (_strips(length, window_size, offset) for length in (height, width))
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Height and width of the windows of each piece."""
+        return [(rows.length, columns.length) for rows in self.down for columns in self.across]
+
+    def queries(self, tokens: Float[Tensor, "b l c"]) -> list[Float[Tensor, "_ _ c"]]:
+        map = tokens.unflatten(1, (self.height, self.width))
+        return [
+            rearrange(
+                map[:, rows.start : rows.end, columns.start : columns.end],
+                "b (x i) (y j) c -> (b x y) (i j) c",
+                i=rows.length,
+                j=columns.length,
+            )
+            for rows in self.down
+            for columns in self.across
+        ]
+
+    def restore(self, pieces: list[Float[Tensor, "_ _ c"]]) -> Float[Tensor, "b l c"]:
+        left, bands = iter(pieces), []
+        for rows in self.down:
+            band = [
+                rearrange(
+                    next(left),
+                    "(b x y) (i j) c -> b (x i) (y j) c",
+                    x=rows.count,
+                    y=columns.count,
+                    i=rows.length,
+                )
+                for columns in self.across
+            ]
+            bands.append(torch.cat(band, dim=2))
+        return torch.cat(bands, dim=1).flatten(1, 2)
+
+    def places(self) -> list[Places]:
+        positions = torch.arange(self.height * self.width, dtype=torch.float64)[None, :, None]
+        return [Places(piece, piece) for piece in (each[None, ..., 0].long() for each in self.queries(positions))]
+
+    def groups(self) -> Int[Tensor, "1 1 l"]:
+        """The windows, piece by piece."""
+        numbers, first = [], 0
+        for places in self.places():
+            _, count, size = places.queries.shape
+            numbers.append(torch.arange(first, first + count, dtype=torch.float64)[:, None, None].expand(-1, size, 1))
+            first += count
+        return self.restore(numbers)[None, ..., 0].long()
+
+
+class ShiftedWindow(Operator):
+    """Match the positions of each window: softmax(d^(-1/2) query . key + bias), head by head."""
+
+    groups_are = "windows"
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int = 1,
+        window_size: int = 16,
+        shifted: bool = False,
+        shared_bias: bool = False,
+        embeds: bool = True,
+    ) -> None:
+        """
+        Args:
+            channels: of the features, and of queries and keys.
+            heads: equal parts of queries, keys and values; must divide.
+            window_size: positions along a side of a window.
+            shifted: windows begin half a window earlier.
+            shared_bias: one bias for all heads.
+            embeds: makes queries and keys; False for a network that gives them to `match_embedded`.
+        Raises: ShapeError if sizes do not fit each other.
+        """
+        super().__init__()
+        check_heads(channels, heads)
+        if window_size < 1:
+            raise ShapeError(f"expected windows of at least 1 position along a side, got {window_size}")
+        self.heads, self.window_size, self.shifted, self.width = heads, window_size, shifted, channels
+        if embeds:
+            self.query = nn.Linear(channels, channels)
+            self.key = nn.Linear(channels, channels)
+        self.offset_bias = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, 1 if shared_bias else heads))
+        nn.init.trunc_normal_(self.offset_bias, std=0.02)
+
+    def match(
+        self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
+    ) -> GroupAffinity:
+        """Nothing is drawn."""
+        tokens = to_tokens(features)
+        return self.match_embedded(self.query(tokens), self.key(tokens), *map_size(features), keep=keep)
+
+    def match_embedded(
+        self, query: Float[Tensor, "b l c"], key: Float[Tensor, "b l c"], height: int, width: int, *, keep: Keep
+    ) -> GroupAffinity:
+        """As `match`, for whoever has queries, not yet scaled, and keys of a height x width map already."""
+        layout = self.layout(height, width)
+        return GroupAffinity(
+            layout, query * self.score_scale, key, heads=self.heads, biases=self.biases(layout), keep=keep
+        )
+
+    def layout(self, height: int, width: int) -> Windows:
+        return Windows(height, width, self.window_size, offset=self.window_size // 2 if self.shifted else 0)
+
+    def biases(self, layout: Windows) -> list[Float[Tensor, "_ _ _"]]:
+        """Of slots (i, j) and (k, l) of a window: the entry for the offset (i - k, j - l)."""
+        side = self.window_size
+        table = rearrange(self.offset_bias, "(rows columns) heads -> heads rows columns", rows=2 * side - 1)
+        whole = table.unfold(1, side, 1).unfold(2, side, 1).flip(3, 4)
+        return [whole[:, :i, :j, :i, :j].flatten(3, 4).flatten(1, 2) for i, j in layout.shapes]
+
+    def floats_per_position(self, channels: int) -> int:
+        return grouped_floats(self.width, channels, self.heads, keys=self.window_size**2)
+
+    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity:
+        """Without the bias, which belongs to slots."""
+        query, key = self.query(to_tokens(features)) * self.score_scale, self.key(to_tokens(features))
+        return exact_heads(query, key, self.heads, map_size(features))
+
+    @property
+    def score_scale(self) -> float:
+        """What queries are multiplied by."""
+        return (self.width // self.heads) ** -0.5
+
+
+def _strips(length: int, window_size: int, offset: int) -> list[Strip]:
+    first = min(offset, length)
+    count, rest = divmod(length - first, window_size)
+    strips = Strip(0, 1, first), Strip(first, count, window_size), Strip(length - rest, 1, rest)
+    return [strip for strip in strips if strip.end > strip.start]
