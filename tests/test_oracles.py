@@ -10,12 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checks import asid, atd, catanet, csnln, enlcn, imresize, lcoan, levattention, nlan, pan, smfanet, sparse
+from tests.checks import (
+    asid,
+    atd,
+    catanet,
+    csnln,
+    enlcn,
+    imresize,
+    lcoan,
+    levattention,
+    nlan,
+    pan,
+    pft,
+    smfanet,
+    sparse,
+)
 from tests.checks.case import Case
 
 FOLDER = Path(os.environ.get("NLSR_ORACLES", Path(__file__).parent / "oracles"))
 FILES = sorted(FOLDER.glob("*.safetensors"))
-MODULES = asid, atd, catanet, csnln, enlcn, imresize, lcoan, levattention, nlan, pan, smfanet, sparse
+MODULES = asid, atd, catanet, csnln, enlcn, imresize, lcoan, levattention, nlan, pan, pft, smfanet, sparse
 CHECKS = {system: check for module in MODULES for system, check in module.CHECKS.items()}
 
 

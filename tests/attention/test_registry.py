@@ -11,7 +11,7 @@ from nlsr.errors import ShapeError, UsageError
 
 REDRAWN = {"kernel"}
 LEARNING = {"kmeans", "tokens"}
-GROUPED = {"kmeans", "hash", "superbit", "window", "grid", "tokens", "categories", "shifted-window"}
+GROUPED = {"kmeans", "hash", "superbit", "window", "grid", "tokens", "categories", "shifted-window", "focused-window"}
 
 
 class Mine(Operator):

@@ -14,6 +14,7 @@ from nlsr.attention.efficient_contrastive import (
     contrastive_loss,
     sampled_contrastive_loss,
 )
+from nlsr.attention.focused_window import FocusedAffinity, FocusedWindow
 from nlsr.attention.global_learnable import GlobalLearnable, global_learnable_attention
 from nlsr.attention.grouped import GroupAffinity
 from nlsr.attention.learnable_collaborative import KMeans, LearnableSparsePattern
@@ -40,6 +41,8 @@ __all__ = [
     "DenseAffinity",
     "Draws",
     "EfficientContrastive",
+    "FocusedAffinity",
+    "FocusedWindow",
     "GlobalLearnable",
     "GroupAffinity",
     "GroupedAffinity",

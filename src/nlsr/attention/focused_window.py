@@ -28,7 +28,7 @@ EPS = 1e-20
 GATHERED = 32
 """Where of so many keys one is left, gathering them is faster than a dense product: 5 times at 32 of 1024."""
 
-Focus = tuple[Float[Tensor, "g h n k"], Int[Tensor, "g h n k"] | None]
+Focus = tuple[Float[Tensor, "_ _ _ _"], Int[Tensor, "_ _ _ _"] | None]
 """The kept weights of a piece, and which key slot each belongs to; None for all, in order."""
 
 

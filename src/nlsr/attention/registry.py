@@ -7,6 +7,7 @@ from nlsr.attention.affinity import Operator
 from nlsr.attention.cross_scale import CrossScale
 from nlsr.attention.dense import NonLocal
 from nlsr.attention.efficient_contrastive import EfficientContrastive
+from nlsr.attention.focused_window import FocusedWindow
 from nlsr.attention.global_learnable import GlobalLearnable
 from nlsr.attention.learnable_collaborative import LearnableSparsePattern
 from nlsr.attention.leverage import Leverage
@@ -30,6 +31,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "grid": SharedGrid,
     "overlapping-window": OverlappingWindow,
     "shifted-window": ShiftedWindow,
+    "focused-window": FocusedWindow,
     "tokens": TokenAggregation,
     "categories": TokenCategories,
     "cross-scale": CrossScale,

@@ -131,6 +131,7 @@ def _published_tiling(network: Network) -> Callable[[Upscale, Tensor], Tensor]:
         "lcoan": edsr_quarters,
         "nlan": edsr_quarters,
         "nlsn": edsr_quarters,
+        "pft": lambda upscale, low_res: upscale(low_res),
         "pan": lambda upscale, low_res: upscale(low_res),
         "smfanet": lambda upscale, low_res: upscale(low_res),
     }

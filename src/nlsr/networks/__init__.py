@@ -22,6 +22,7 @@ from nlsr.networks.network import Network, Trace
 from nlsr.networks.nlan import NLAN, NLANConfig, nlan
 from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
 from nlsr.networks.pan import PAN, PANConfig, pan
+from nlsr.networks.pft import PFT, PFTConfig, pft, pft_light
 from nlsr.networks.smfanet import SMFANet, SMFANetConfig, smfanet, smfanet_plus
 from nlsr.renamed import translated
 
@@ -36,6 +37,7 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
     "nlan": (NLANConfig, NLAN),
     "nlsn": (NLSNConfig, NLSN),
     "pan": (PANConfig, PAN),
+    "pft": (PFTConfig, PFT),
     "smfanet": (SMFANetConfig, SMFANet),
 }
 """Name -> (config, class)."""
@@ -57,6 +59,8 @@ PRESETS: dict[str, Callable[[int], Any]] = {
     "nlan": nlan,
     "nlsn": nlsn,
     "pan": pan,
+    "pft": pft,
+    "pft-light": pft_light,
     "smfanet": smfanet,
     "smfanet-plus": smfanet_plus,
 }
@@ -141,6 +145,7 @@ __all__ = [
     "NLAN",
     "NLSN",
     "PAN",
+    "PFT",
     "PRESETS",
     "ASIDConfig",
     "ATDConfig",
@@ -157,6 +162,7 @@ __all__ = [
     "NLSNConfig",
     "Network",
     "PANConfig",
+    "PFTConfig",
     "SMFANet",
     "SMFANetConfig",
     "Trace",
@@ -179,6 +185,8 @@ __all__ = [
     "nlan",
     "nlsn",
     "pan",
+    "pft",
+    "pft_light",
     "smfanet",
     "smfanet_plus",
 ]

@@ -140,6 +140,7 @@ def _published() -> list[KnownFile]:
     lcoan = "github.com/YigangZhao/LCoAN: " + drive + "1oItCWGnYkxlT_ANpod4FLNtk8MQ3LFyM"
     nlsn = "github.com/HarukiYqM/Non-Local-Sparse-Attention: " + drive + "1zz2a1ih3euzuH3HvWDN-uSki3USym9Cq"
     enlcn = "github.com/Zj-BinXia/ENLCA: " + drive + "1jYdMA0ocnb-DAr71YhOduuCySOxhoAeX"
+    pft = "github.com/LabShuHangGU/PFT-SR: {}.pth"
     atd = "github.com/LabShuHangGU/Adaptive-Token-Dictionary: {}.pth"
     catanet = "github.com/EquationWalker/CATANet, release v0.0: x{}.pth"
     csnln = "github.com/SHI-Labs/Cross-Scale-Non-Local-Attention: " + drive + "1C--KFcfAsvLM4K0J6td4TqNeiaGsTXd_"
@@ -155,6 +156,14 @@ def _published() -> list[KnownFile]:
                 (2, "101_ATD_light_SRx2_scratch"),
                 (3, "102_ATD_light_SRx3_finetune"),
                 (4, "103_ATD_light_SRx4_finetune"),
+            )
+        ),
+        *(
+            KnownFile(f"{name}.pth", "pft", s, pft.format(name), UNKNOWN)
+            for s, name in (
+                (2, "101_PFT_light_SRx2_scratch"),
+                (3, "102_PFT_light_SRx3_finetune"),
+                (4, "103_PFT_light_SRx4_finetune"),
             )
         ),
         *(KnownFile(f"x{s}.pth", "catanet", s, catanet.format(s), "Apache-2.0") for s in (2, 3, 4)),
