@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from nlsr.errors import Interrupted
+from nlsr.errors import Interrupted, UsageError
 from nlsr.train.checkpoints import Checkpoints
 from nlsr.train.data import Pairs
 from nlsr.train.devices import Devices
