@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli.settings import ModelSettings, Overwrite, Threads, device_named, model_settings
+from nlsr.cli.settings import Imports, ModelSettings, Overwrite, Threads, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 
 
@@ -31,6 +31,7 @@ def upscale(
         str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")
     ] = DEFAULT_MODEL,
     settings: ModelSettings = None,
+    imports: Imports = None,
     scale: Annotated[
         float | None,
         typer.Option("-s", "--scale", help="Any number above 0, like 2 or 1.33.", show_default="the model's"),
