@@ -30,7 +30,7 @@ BESIDE = 4
 KEYS_ASKED = 8
 """The best keys of a position, whose own keys are tried."""
 DIRECTIONS = 12
-"""Of a sorted order: positions that agree in the signs along many directions are near each other in it."""
+"""Directions of a sorted order: positions that agree in the signs along many directions are near each other in it."""
 OUTER = 0.67
 """Standard deviations beyond which half of the positions lie along a direction."""
 EXACT = 256
@@ -40,7 +40,7 @@ BLOCK = 2048
 STEP = 2.0**30
 """Likenesses differ if they differ by 1 / STEP; of equals the first position in row-major order is taken."""
 LOW = 2**32 - 1
-"""Of a packed number: the half that holds a position; the other holds the unlikeness."""
+"""The half of a packed number that holds a position; the other half holds the unlikeness."""
 LAST = 2**63 - 1
 
 

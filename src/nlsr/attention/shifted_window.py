@@ -150,7 +150,7 @@ class ShiftedWindow(Operator):
         return Windows(height, width, self.window_size, offset=self.window_size // 2 if self.shifted else 0)
 
     def biases(self, layout: Windows) -> list[Float[Tensor, "_ _ _"]]:
-        """Of slots (i, j) and (k, l) of a window: the entry for the offset (i - k, j - l)."""
+        """For each pair of slots (i, j) and (k, l) of a window, the entry for the offset (i - k, j - l)."""
         side = self.window_size
         table = rearrange(self.offset_bias, "(rows columns) heads -> heads rows columns", rows=2 * side - 1)
         whole = table.unfold(1, side, 1).unfold(2, side, 1).flip(3, 4)

@@ -22,7 +22,7 @@ from nlsr.attention.sorted_chunks import SortedChunks
 from nlsr.errors import ShapeError
 
 LARGEST_LOG_SCALE = math.log(100)
-"""Of the scores of categories."""
+"""Largest logarithm of the factor of the scores of categories."""
 NORM_EPS = 1e-5
 
 

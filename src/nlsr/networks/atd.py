@@ -29,18 +29,18 @@ class ATDConfig:
     depths: tuple[int, ...] = (6, 6, 6, 6)
     """Layers of each stage."""
     heads: tuple[int, ...] = (4, 4, 4, 4)
-    """Of each stage."""
+    """Heads of each stage."""
     window_size: int = 16
     chunk_size: int = 128
     """Positions of a category that draw on each other."""
     num_tokens: int = 64
-    """Of each stage's dictionary."""
+    """Tokens in the dictionary of each stage."""
     token_width: int = 8
-    """Of queries and keys between positions and the dictionary."""
+    """Width of queries and keys between positions and the dictionary."""
     hidden: int = 48
-    """Of the feed-forwards."""
+    """Hidden channels of the feed-forwards."""
     kernel_size: int = 7
-    """Of their depthwise convolution."""
+    """Kernel size of their depthwise convolution."""
     upsampler: Upsampler = "direct"
 
 

@@ -20,7 +20,7 @@ from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import check_low_res
 
 SLOPE = 0.1
-"""Of the leaky ReLU behind each enlargement."""
+"""Negative slope of the leaky ReLU behind each enlargement."""
 FACTORS = {1: (), 2: (2,), 3: (3,), 4: (2, 2)}
 """Scale -> factors of the enlargements."""
 
@@ -33,15 +33,15 @@ class CATANetConfig:
     scale: int
     channels: int = 40
     width: int = 36
-    """Of queries and keys, of all heads."""
+    """Width of queries and keys, of all heads together."""
     hidden: int = 96
-    """Of the feed-forwards."""
+    """Hidden channels of the feed-forwards."""
     heads: int = 4
     num_centres: tuple[int, ...] = (16, 32, 64, 128, 16, 32, 64, 128)
     chunk_sizes: tuple[int, ...] = (256, 128, 64, 32, 256, 128, 64, 32)
     """Sorted positions of a chunk; each draws on two chunks."""
     num_steps: tuple[int, ...] = (5, 5, 5, 5, 5, 5, 5, 5)
-    """Of k-means for each batch, in training."""
+    """Steps of k-means for each batch, in training."""
     window_sizes: tuple[int, ...] = (16, 20, 24, 28, 16, 20, 24, 28)
     centre_decay: float = 0.999
     share: bool = False

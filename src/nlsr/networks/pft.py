@@ -36,11 +36,11 @@ class PFTConfig:
     heads: int = 4
     window_size: int = 32
     num_keys: tuple[int, ...] = (1024,) * 2 + (256,) * 4 + (128,) * 6 + (64,) * 6 + (32,) * 6
-    """That each layer keeps for a position; never more than the layer before."""
+    """Keys that each layer keeps for a position; never more than the layer before."""
     hidden: int = 52
-    """Of the feed-forwards."""
+    """Hidden channels of the feed-forwards."""
     kernel_size: int = 7
-    """Of the depthwise convolutions."""
+    """Kernel size of the depthwise convolutions."""
     upsampler: Upsampler = "direct"
 
 

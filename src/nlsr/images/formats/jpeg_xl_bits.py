@@ -32,7 +32,7 @@ class Bits:
         return self.number((0, 0), (0, 1), (4, 2), (6, 18))
 
     def long(self) -> int:
-        """Of up to 64 bits."""
+        """A number of up to 64 bits."""
         choice = self.take(2)
         if choice < 3:
             return (0, 1 + self.take(4) if choice == 1 else 0, 17 + self.take(8) if choice == 2 else 0)[choice]
