@@ -128,7 +128,7 @@ class ShiftedWindow(Operator):
             self.query = nn.Linear(channels, channels)
             self.key = nn.Linear(channels, channels)
         self.offset_bias = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, 1 if shared_bias else heads))
-        nn.init.trunc_normal_(self.offset_bias, std=0.02)
+        nn.init.normal_(self.offset_bias, std=0.02)
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
