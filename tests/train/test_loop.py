@@ -75,7 +75,14 @@ def test_loss_terms_have_their_weight_and_the_contrastive_one_its_first_step(
 ):
     monkeypatch.setattr(Network, "attention_losses", lambda self, trace: self.head.bias.sum()[None] + 3)
     nlsr.save_network(tmp_path / "teacher.safetensors", read_recipe(recipe_file, ["seed=9"]).build_network())
-    weights = {"l1": 0.5, "mse": 20.0, "charbonnier": 3.0, "frequency": 0.125, "attention": 7.0, "distillation": 2.0}
+    weights = {
+        "l1": 0.5,
+        "mse": 20.0,
+        "charbonnier": 3.0,
+        "frequency": 0.125,
+        "attention": 7.0,
+        "distillation": 2.0,
+    } | {"likeness": 1.5}
     losses = ",".join(f"{name}={weight}" for name, weight in weights.items())
     settings = [*ENLCN, "training.steps=3", "training.validate_every=3", f"training.accumulate={parts}"]
     settings += [f"training.teacher='{tmp_path / 'teacher.safetensors'}'"]

@@ -64,3 +64,5 @@ def test_a_contrastive_loss_needs_an_attention_that_has_one(recipe_file):
         read_recipe(recipe_file, ["training.losses={l1=1.0,attention=0.1}"]).build_network()
     with pytest.raises(RecipeError, match=r"redraw_every: lcoan-light has no attention with random directions"):
         read_recipe(recipe_file, ["training.redraw_every=3"]).build_network()
+    with pytest.raises(RecipeError, match=r"losses\.likeness: lcoan-light matches nothing here"):
+        read_recipe(recipe_file, ["training.losses={l1=1.0,likeness=0.1}", "network.operator='none'"]).build_network()

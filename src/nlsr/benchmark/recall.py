@@ -12,20 +12,16 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from nlsr.attention import Affinity, Operator, build_operator
 from nlsr.benchmark.quality import trained_features
 from nlsr.errors import UsageError
 from nlsr.evaluate import PairFolder
+from nlsr.images import APART, high_res_patches
 from nlsr.weights import load
 
 ALIKE = 16
 """Positions that look most like a query, which should be found."""
-PATCH = 12
-"""Side of the high-res patches that are compared: at x4 a position with all its neighbours."""
-APART = 3
-"""Low-res pixels along either axis up to which a position is no find: convolutions see it anyway."""
 QUERIES = 256
 """Positions of each picture, evenly spread, that stand for all."""
 LARGEST_SIDE = 256
@@ -101,17 +97,15 @@ def operator_like(own: Operator, name: str, channels: int, settings: Mapping[str
 def looks_alike(high_res: Float[Tensor, "1 3 sh sw"], scale: int) -> tuple[Int[Tensor, "q n"], Int[Tensor, " q"]]:
     """For evenly spread positions of the low-res map those whose high-res patches are nearest to their own; and the
     evenly spread positions."""
-    height, width = (side // scale for side in high_res.shape[2:])
-    before = (PATCH - scale) // 2
-    padded = F.pad(high_res, (before, PATCH, before, PATCH), mode="reflect")[0]
-    patches = padded.unfold(1, PATCH, scale).unfold(2, PATCH, scale)[:, :height, :width]  # views, no copies
+    patches = high_res_patches(high_res, scale)[0]
+    height, width = patches.shape[:2]
     length = height * width
     queries = torch.linspace(0, length - 1, min(QUERIES, length)).round().long().unique()
     rows, columns = queries // width, queries % width
-    asked = patches[:, rows, columns].transpose(0, 1).flatten(1)
+    asked = patches[rows, columns].flatten(1)
     distances = torch.empty(len(queries), height, width)
     for row in range(height):
-        distances[:, row] = torch.cdist(asked, patches[:, row].transpose(0, 1).flatten(1))
+        distances[:, row] = torch.cdist(asked, patches[row].flatten(1))
     far = (
         (torch.arange(height) - rows[:, None])
         .abs()[:, :, None]

@@ -20,14 +20,17 @@ from nlsr.images.files import (
     write_bands,
 )
 from nlsr.images.formats.encode import encoder_bytes, streams
+from nlsr.images.patches import APART, PATCH_SIDE, high_res_patches
 from nlsr.images.picture import Picture, filled, flattened, without_metadata
 from nlsr.images.resize import resize
 from nlsr.images.tone_map import tone_mapped
 
 __all__ = [
+    "APART",
     "ENDINGS",
     "FOREIGN_ENDINGS",
     "MAX_PIXELS",
+    "PATCH_SIDE",
     "READ_ENDINGS",
     "ColourSpace",
     "Header",
@@ -40,6 +43,7 @@ __all__ = [
     "flattened",
     "format_named",
     "format_of",
+    "high_res_patches",
     "holds_alpha",
     "luma",
     "one_line",

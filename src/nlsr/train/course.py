@@ -47,6 +47,7 @@ def _batches(recipe: Recipe, pairs: Pairs, stage: Stage, share: int, shares: int
         seed=recipe.seed,
         degradation=recipe.data.degradation,
         augmentation=recipe.data.augmentation,
+        most_detailed_of=recipe.data.most_detailed_of,
         rank=share,
         ranks=shares,
     )

@@ -28,6 +28,7 @@ from nlsr.networks.network import Observed
 from nlsr.train.checkpoints import check_same_run, save_batch
 from nlsr.train.course import Course, Numbers
 from nlsr.train.data import Pairs
+from nlsr.train.likeness import likeness
 from nlsr.train.losses import PIXEL_LOSSES
 from nlsr.train.optimizers import averaged, build_optimizer, build_schedule
 from nlsr.train.recipe import Recipe
@@ -128,6 +129,9 @@ class Training(lightning.LightningModule):
         terms = {name: loss(upscaled, high_res) for name, loss in PIXEL_LOSSES.items() if getattr(weights, name)}
         if weights.attention and self.global_step >= weights.attention_after:
             terms["attention"] = self.network.attention_losses(trace).mean()
+        if weights.likeness:
+            found = [likeness(affinity, high_res, self.network.scale) for affinity in trace.affinities]
+            terms["likeness"] = torch.stack(found).mean()
         if taught is not None:
             terms["distillation"] = F.l1_loss(upscaled, taught)
         return terms

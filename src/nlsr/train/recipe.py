@@ -63,6 +63,8 @@ class DataSection(Section):
     """Folder of images on which the network is scored."""
     source_scales: list[Positive] = Field([1.0], min_length=1)
     """Each source image is used at each of these sizes; shrinking removes JPEG artefacts and adds fine detail."""
+    most_detailed_of: int = Field(1, ge=1)
+    """Each patch is the one with most detail of so many random ones, so that smooth areas are seen less often."""
     degradation: DegradationSection | None = None
     """With this section, low-res patches are made as photographs are; without it by plain bicubic shrinking."""
     augmentation: AugmentationSection = AugmentationSection()
@@ -111,6 +113,8 @@ class LossesSection(Section):
     """The mean of the losses that operators have of their own: the contrastive one of ENLCN."""
     attention_after: int = Field(default=0, ge=0)
     """Steps before the losses of operators count."""
+    likeness: float = Field(default=0.0, ge=0)
+    """Cross-entropy between what attentions draw on and what looks alike in the high-res image."""
     distillation: float = Field(default=0.0, ge=0)
     """Mean absolute difference to what `training.teacher` makes of the plain low-res images, at the same places."""
 
@@ -258,6 +262,8 @@ class Recipe(Section):
             if wanted and not any(operator.has_own(method) for operator in network.operators()):
                 lacks = {"loss": "a loss of its own", "redraw": "random directions to draw anew"}[method]
                 raise RecipeError(f"training.{key}: {self.network.preset} has no attention with {lacks}; remove it")
+        if settings.losses.likeness and not network.operators():
+            raise RecipeError(f"training.losses.likeness: {self.network.preset} matches nothing here; remove it")
         if settings.joined_patches > 1 and self.network.preset == "csnln":
             raise RecipeError(
                 "training.joined_patches: the cross-scale attention of csnln stays within a patch; remove it"

@@ -29,7 +29,8 @@ class Batches(Dataset[tuple[Tensor, ...]]):
 
     Low-res and high-res patches, and where the pairs have a teacher, what it makes of the plain low-res image there.
 
-    An image is drawn in proportion to its pixels. In a distributed run each rank takes its part of the same batch.
+    An image is drawn in proportion to its pixels. Of `most_detailed_of` places drawn for each patch, the one with most
+    detail is taken. In a distributed run each rank takes its part of the same batch.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         seed: int,
         degradation: DegradationSection | None = None,
         augmentation: AugmentationSection = PLAIN,
+        most_detailed_of: int = 1,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         """
         Args:
+            most_detailed_of: places that are drawn for each patch.
             degradation: how low-res patches are made; by default those of the pairs are taken.
             augmentation: how patches are varied; by default flipped and turned.
         Raises: RecipeError if no image is large enough or the batch cannot be divided by the ranks.
@@ -62,19 +65,45 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         self.pairs, self.usable = pairs, usable
         self.degradation, self.augmentation = degradation, augmentation
         self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
+        self.most_detailed_of = most_detailed_of
         self.mine = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
         areas = np.array([math.prod(sizes[i]) for i in usable], dtype=np.float64)
         self.chances = areas / areas.sum()
 
     def __getitem__(self, step: int) -> tuple[Float[Tensor, "b 3 _h _w"], ...]:
         draw = np.random.default_rng([self.seed, step])
-        images = draw.choice(self.usable, self.batch_size, p=self.chances)
-        places, turns = draw.random((self.batch_size, 2)), draw.integers(8, size=self.batch_size)
+        shape = self.batch_size, self.most_detailed_of
+        images = draw.choice(self.usable, shape, p=self.chances)
+        places, turns = draw.random((*shape, 2)), draw.integers(8, size=self.batch_size)
         patches = [
-            self._patch(int(images[i]), places[i], int(turns[i]), np.random.default_rng([self.seed, step, 1 + i]))
+            self._patch(
+                *self._most_detailed(images[i], places[i]),
+                int(turns[i]),
+                np.random.default_rng([self.seed, step, 1 + i]),
+            )
             for i in range(self.batch_size)[self.mine]
         ]
         return tuple(torch.stack(part).float().div_(255) for part in zip(*patches, strict=True))
+
+    def _most_detailed(self, images: np.ndarray, places: np.ndarray) -> tuple[int, np.ndarray]:
+        """That image and place of those given whose low-res pixels differ most from their neighbours."""
+        if len(images) == 1:
+            return int(images[0]), places[0]
+        details = [self._detail(int(image), place) for image, place in zip(images, places, strict=True)]
+        best = int(np.argmax(details))
+        return int(images[best]), places[best]
+
+    def _detail(self, index: int, place: np.ndarray) -> float:
+        """The mean difference between neighbouring pixels of a low-res patch, in 8-bit steps."""
+        low = self.pairs[index][0]
+        top, left = self._corner(low, place)
+        patch = low[:, top : top + self.patch_size, left : left + self.patch_size].float()
+        return float(patch.diff(dim=1).abs().mean() + patch.diff(dim=2).abs().mean())
+
+    def _corner(self, low: Tensor, place: np.ndarray) -> tuple[int, int]:
+        """The first row and column of the patch whose place is a share of those that there are."""
+        rows, columns = (int(p * (side - self.patch_size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
+        return rows, columns
 
     def _patch(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> list[Tensor]:
         """Low-res, high-res and perhaps taught, augmented; what the first arguments do not say comes from `draw`."""
@@ -96,7 +125,7 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         """A patch of one image, degraded or plain, flipped and turned."""
         low, high = self.pairs[index]
         size, scale = self.patch_size, self.pairs.scale
-        top, left = (int(p * (side - size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
+        top, left = self._corner(low, place)
         whole = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
         taught = [self.pairs.taught(index)[:, *whole]] if self.pairs.teacher else []
         degradation = self.degradation
