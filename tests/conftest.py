@@ -19,7 +19,7 @@ CHECKED = [
     "nlsr.explain",
     "nlsr.images.alpha",
     "nlsr.images.colour",
-    "nlsr.images.resize",
+    "nlsr.images.bicubic",
     "nlsr.train",
 ]
 

@@ -3,7 +3,9 @@
 import ast
 import re
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from nlsr.attention import OPERATORS, Affinity
 
@@ -77,3 +79,13 @@ def test_nobody_outside_the_room_asks_for_the_class_of_an_operator_or_affinity()
                     named = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
                     asked += [f"{path.name}:{node.lineno} {kind}" for kind in sorted(named & kinds)]
     assert asked == []
+
+
+def test_no_module_is_hidden_by_something_else_of_its_name():
+    """`import nlsr.images.bicubic as b` gives the module."""
+    hidden = []
+    for name in FILES.keys() - {"nlsr"}:
+        parent, _, last = name.rpartition(".")
+        found = vars(import_module(parent)).get(last)
+        hidden += [name] if found is not None and not isinstance(found, ModuleType) else []
+    assert sorted(hidden) == []

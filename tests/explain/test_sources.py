@@ -9,7 +9,7 @@ from nlsr.attention import OPERATORS, SharedAttention
 from nlsr.attention.leverage import Leverage
 from nlsr.errors import UsageError
 from nlsr.explain import sources
-from nlsr.explain.sources import strongest
+from nlsr.explain.origins import strongest
 from nlsr.networks import (
     ASID,
     CSNLN,

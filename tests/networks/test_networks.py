@@ -26,14 +26,7 @@ from nlsr.networks import (
     PANConfig,
     SMFANet,
     SMFANetConfig,
-    dlsn,
-    enlcn,
-    lcoan,
-    lcoan_light,
     name_of,
-    nlan,
-    nlsn,
-    pan,
 )
 from nlsr.networks.parts import check_low_res
 
@@ -57,32 +50,34 @@ def image(batch, height, width, dtype=torch.float32):
     ("scale", "counted", "never_used"), [(2, 15_668_484, 1), (3, 16_406_404, 1), (4, 16_258_820, 1)]
 )
 def test_published_lcoan_has_the_counted_parameters_less_those_never_used(scale, counted, never_used):
-    network = LCoAN(lcoan(scale))
+    network = LCoAN(PRESETS["lcoan"](scale))
     matching_of_reusing_groups = 1_328_256
     assert sum(p.numel() for p in network.parameters()) == counted - matching_of_reusing_groups - never_used
 
 
 @pytest.mark.parametrize(("scale", "counted"), [(2, 261_403), (3, 261_403), (4, 272_419)])
 def test_published_pan_has_the_counted_parameters(scale, counted):
-    assert sum(p.numel() for p in PAN(pan(scale)).parameters()) == counted
+    assert sum(p.numel() for p in PAN(PRESETS["pan"](scale)).parameters()) == counted
 
 
 @pytest.mark.parametrize(("scale", "counted"), [(2, 41_796_163), (3, 44_746_563), (4, 44_156_483)])
 def test_published_nlsn_has_the_counted_parameters(scale, counted):
     with torch.device("meta"):
-        assert sum(p.numel() for p in NLSN(nlsn(scale)).parameters()) == counted
+        assert sum(p.numel() for p in NLSN(PRESETS["nlsn"](scale)).parameters()) == counted
 
 
 @pytest.mark.parametrize(("scale", "counted"), [(2, 41.22), (3, 44.17), (4, 43.58)])
 def test_published_enlcn_has_the_counted_parameters(scale, counted):
     with torch.device("meta"):
-        assert sum(p.numel() for p in ENLCN(enlcn(scale)).parameters()) / 1e6 == pytest.approx(counted, abs=0.006)
+        assert sum(p.numel() for p in ENLCN(PRESETS["enlcn"](scale)).parameters()) / 1e6 == pytest.approx(
+            counted, abs=0.006
+        )
 
 
 @pytest.mark.parametrize(("scale", "counted"), [(2, 69_842_564), (3, 72_792_964), (4, 72_202_884)])
 def test_published_dlsn_has_the_counted_parameters_less_one_never_used(scale, counted):
     with torch.device("meta"):
-        assert sum(p.numel() for p in DLSN(dlsn(scale)).parameters()) == counted - 1
+        assert sum(p.numel() for p in DLSN(PRESETS["dlsn"](scale)).parameters()) == counted - 1
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -90,7 +85,8 @@ def test_nlan_is_lcoan_with_another_attention(scale):
     """Ten times two 1x1 embeddings and slopes in place of one 3x3 embedding: all else is equal."""
     with torch.device("meta"):
         ours, lcoans = (
-            sum(p.numel() for p in network.parameters()) for network in (NLAN(nlan(scale)), LCoAN(lcoan(scale)))
+            sum(p.numel() for p in network.parameters())
+            for network in (NLAN(PRESETS["nlan"](scale)), LCoAN(PRESETS["lcoan"](scale)))
         )
     embedding, embeddings = 128 * 128 * 9 + 128, 10 * (2 * (128 * 64 + 64) + 3)
     assert ours - embeddings == lcoans - embedding
@@ -167,7 +163,7 @@ def test_operators_of_a_network_draw_different_directions():
 
 
 def test_the_light_preset_matches_once_and_reuses_at_least_twice():
-    network = LCoAN(lcoan_light(4))
+    network = LCoAN(PRESETS["lcoan-light"](4))
     assert len(network.operators()) == 1
     assert sum(group.attention is not None for group in network.groups) >= 3
     assert sum(p.numel() for p in network.parameters()) * 4 < 4e6
@@ -301,7 +297,7 @@ def holding(config, **values):
         ),
         (lambda: PAN(holding(PANConfig(4), channels="40")), "channels: expected 40, got '40'"),
         (lambda: NLSN(NLSNConfig(4, rounds=0)), "rounds: expected a whole number above zero, got 0"),
-        (lambda: LCoAN(dataclasses.replace(lcoan_light(4), reduction=3)), "divides 64 channels, got 3"),
+        (lambda: LCoAN(dataclasses.replace(PRESETS["lcoan-light"](4), reduction=3)), "divides 64 channels, got 3"),
         (lambda: check_low_res(torch.rand(3, 8, 8)), r"got \(3, 8, 8\); add a batch axis with image\[None\]"),
         (
             lambda: check_low_res(torch.rand(1, 1, 8, 8)),

@@ -4,7 +4,6 @@ import argparse
 import errno
 import importlib.util
 import json
-import sys
 import threading
 import warnings
 from dataclasses import replace
@@ -19,12 +18,11 @@ from nlsr.errors import ImageError
 from nlsr.images import read
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.upscale import Upscaler
-from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find, run, tasks
+from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find, run, running, tasks
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 3600
 """Seconds to wait for what comes at once unless it never comes."""
-MODULE = sys.modules["nlsr.upscale.batch.run"]
 
 
 def network(seed=0):
@@ -118,7 +116,7 @@ def test_reading_computing_and_writing_overlap(upscaler, tmp_path, monkeypatch):
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
     read_c, computed_b = threading.Event(), threading.Event()
-    upscale, write = Upscaler.upscale, MODULE.write
+    upscale, write = Upscaler.upscale, running.write
 
     def reading(path, **options):
         if path.name == "c.png":
@@ -138,8 +136,8 @@ def test_reading_computing_and_writing_overlap(upscaler, tmp_path, monkeypatch):
         return write(path, *arguments, **options)
 
     order = []
-    monkeypatch.setattr(MODULE, "read", reading)
-    monkeypatch.setattr(MODULE, "write", writing)
+    monkeypatch.setattr(running, "read", reading)
+    monkeypatch.setattr(running, "write", writing)
     monkeypatch.setattr(Upscaler, "upscale", computing)
     results = statuses(run(upscaler, todo(tmp_path / "in", tmp_path / "out"), SAVING))
     assert results == [("a.png", "done"), ("b.png", "done"), ("c.png", "done")]
@@ -170,7 +168,7 @@ def test_large_pictures_are_neither_read_ahead_nor_held_for_writing(tmp_path, mo
         events.append(f"stream {path.stem}")
         return save(self, picture, path, **options)
 
-    monkeypatch.setattr(MODULE, "read", reading)
+    monkeypatch.setattr(running, "read", reading)
     monkeypatch.setattr(Upscaler, "upscale", computing)
     monkeypatch.setattr(Upscaler, "save", streaming)
     results = list(run(upscaler, todo(tmp_path / "in", tmp_path / "out"), SAVING))
@@ -190,14 +188,14 @@ def test_large_pictures_are_neither_read_ahead_nor_held_for_writing(tmp_path, mo
 def test_a_full_disk_stops_the_batch(upscaler, tmp_path, monkeypatch):
     for name in "abcd":
         picture(tmp_path / "in" / f"{name}.png")
-    write = MODULE.write
+    write = running.write
 
     def full(path, *arguments, **options):
         if path.name == "b.png":
             raise ImageError(f"{path}: the disk is full") from OSError(errno.ENOSPC, "No space left on device")
         return write(path, *arguments, **options)
 
-    monkeypatch.setattr(MODULE, "write", full)
+    monkeypatch.setattr(running, "write", full)
     results = list(run(upscaler, todo(tmp_path / "in", tmp_path / "out"), SAVING))
     assert statuses(results) == [("a.png", "done"), ("b.png", "failed")]
     assert results[1].disk_is_full
@@ -271,7 +269,7 @@ def test_neither_budget_nor_device_nor_file_decide_about_results(tmp_path):
 def test_an_interruption_waits_for_the_result_in_hand_and_leaves_no_half_one(upscaler, tmp_path, monkeypatch):
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
-    upscale, write = Upscaler.upscale, MODULE.write
+    upscale, write = Upscaler.upscale, running.write
     interrupted = threading.Event()
 
     def computing(self, picture, **options):
@@ -287,7 +285,7 @@ def test_an_interruption_waits_for_the_result_in_hand_and_leaves_no_half_one(ups
 
     calls = []
     monkeypatch.setattr(Upscaler, "upscale", computing)
-    monkeypatch.setattr(MODULE, "write", writing)
+    monkeypatch.setattr(running, "write", writing)
     with pytest.raises(KeyboardInterrupt):
         list(run(upscaler, todo(tmp_path / "in", tmp_path / "out"), SAVING))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

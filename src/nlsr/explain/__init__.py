@@ -2,8 +2,8 @@
 
 from nlsr.explain.attribution import Attribution, attribute, diffusion_index, gini
 from nlsr.explain.explanation import Explanation, explain
+from nlsr.explain.origins import Sources, sources
 from nlsr.explain.region import Region
-from nlsr.explain.sources import Sources, sources
 
 __all__ = [
     "Attribution",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nlsr.errors import ShapeError, UsageError
 from nlsr.explain.attribution import REGION, STEPS, WINDOW, Attribution, Report, attribute
+from nlsr.explain.origins import Sources, sources
 from nlsr.explain.region import Region, around
-from nlsr.explain.sources import Sources, sources
 from nlsr.networks import Network
 from nlsr.upscale.memory import default_budget, shown
 

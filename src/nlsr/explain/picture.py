@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nlsr.explain.attribution import blur
 from nlsr.explain.explanation import Explanation
+from nlsr.explain.origins import Sources
 from nlsr.explain.region import Region, around
-from nlsr.explain.sources import Sources
 from nlsr.extras import require
 
 PANEL, LABEL, HEAD, GAP = {2: 6.0, 3: 4.6}, 0.56, 0.95, 0.2

@@ -1,6 +1,7 @@
 """Pictures as networks see them: reading and writing files, luma, and MATLAB's resize."""
 
 from nlsr.images.alpha import bleed
+from nlsr.images.bicubic import resize
 from nlsr.images.colour import luma
 from nlsr.images.colour_space import ColourSpace
 from nlsr.images.files import (
@@ -22,7 +23,6 @@ from nlsr.images.files import (
 from nlsr.images.formats.encode import encoder_bytes, streams
 from nlsr.images.patches import APART, PATCH_SIDE, high_res_patches
 from nlsr.images.picture import Picture, filled, flattened, without_metadata
-from nlsr.images.resize import resize
 from nlsr.images.tone_map import tone_mapped
 
 __all__ = [

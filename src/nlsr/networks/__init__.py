@@ -8,22 +8,22 @@ import torch
 from torch import nn
 
 from nlsr.errors import UsageError
-from nlsr.networks.asid import ASID, ASIDConfig, asid, asid_d8
-from nlsr.networks.atd import ATD, ATDConfig, atd, atd_light
-from nlsr.networks.catanet import CATANet, CATANetConfig, catanet, catanet_shared
+from nlsr.networks import asid, atd, catanet, csnln, dlsn, enlcn, lcoan, levn, nlan, nlsn, pan, pft, smfanet
+from nlsr.networks.asid import ASID, ASIDConfig
+from nlsr.networks.atd import ATD, ATDConfig
+from nlsr.networks.catanet import CATANet, CATANetConfig
 from nlsr.networks.configs import configure
-from nlsr.networks.csnln import CSNLN, CSNLNConfig, csnln
-from nlsr.networks.dlsn import DLSN, DLSNConfig, dlsn
-from nlsr.networks.enlcn import ENLCN, ENLCNConfig, enlcn
+from nlsr.networks.csnln import CSNLN, CSNLNConfig
+from nlsr.networks.dlsn import DLSN, DLSNConfig
+from nlsr.networks.enlcn import ENLCN, ENLCNConfig
 from nlsr.networks.foreign import ForeignConfig, ForeignNetwork
-from nlsr.networks.lcoan import LCoAN, LCoANConfig, lcoan, lcoan_light
-from nlsr.networks.levn import levn
+from nlsr.networks.lcoan import LCoAN, LCoANConfig
 from nlsr.networks.network import Network, Trace
-from nlsr.networks.nlan import NLAN, NLANConfig, nlan
-from nlsr.networks.nlsn import NLSN, NLSNConfig, nlsn
-from nlsr.networks.pan import PAN, PANConfig, pan
-from nlsr.networks.pft import PFT, PFTConfig, pft, pft_light
-from nlsr.networks.smfanet import SMFANet, SMFANetConfig, smfanet, smfanet_plus
+from nlsr.networks.nlan import NLAN, NLANConfig
+from nlsr.networks.nlsn import NLSN, NLSNConfig
+from nlsr.networks.pan import PAN, PANConfig
+from nlsr.networks.pft import PFT, PFTConfig
+from nlsr.networks.smfanet import SMFANet, SMFANetConfig
 from nlsr.renamed import translated
 
 NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
@@ -43,26 +43,26 @@ NETWORKS: dict[str, tuple[type[Any], type[Network]]] = {
 """Name -> (config, class)."""
 
 PRESETS: dict[str, Callable[[int], Any]] = {
-    "asid": asid,
-    "asid-d8": asid_d8,
-    "atd": atd,
-    "atd-light": atd_light,
-    "catanet": catanet,
-    "catanet-shared": catanet_shared,
-    "csnln": csnln,
-    "dlsn": dlsn,
-    "enlcn": enlcn,
-    "glan": dlsn,
-    "lcoan": lcoan,
-    "lcoan-light": lcoan_light,
-    "levn": levn,
-    "nlan": nlan,
-    "nlsn": nlsn,
-    "pan": pan,
-    "pft": pft,
-    "pft-light": pft_light,
-    "smfanet": smfanet,
-    "smfanet-plus": smfanet_plus,
+    "asid": asid.asid,
+    "asid-d8": asid.asid_d8,
+    "atd": atd.atd,
+    "atd-light": atd.atd_light,
+    "catanet": catanet.catanet,
+    "catanet-shared": catanet.catanet_shared,
+    "csnln": csnln.csnln,
+    "dlsn": dlsn.dlsn,
+    "enlcn": enlcn.enlcn,
+    "glan": dlsn.dlsn,
+    "lcoan": lcoan.lcoan,
+    "lcoan-light": lcoan.lcoan_light,
+    "levn": levn.levn,
+    "nlan": nlan.nlan,
+    "nlsn": nlsn.nlsn,
+    "pan": pan.pan,
+    "pft": pft.pft,
+    "pft-light": pft.pft_light,
+    "smfanet": smfanet.smfanet,
+    "smfanet-plus": smfanet.smfanet_plus,
 }
 """Name -> function of the scale that returns a config."""
 
@@ -166,27 +166,8 @@ __all__ = [
     "SMFANet",
     "SMFANetConfig",
     "Trace",
-    "asid",
-    "asid_d8",
-    "atd",
-    "atd_light",
     "build",
-    "catanet",
-    "catanet_shared",
     "configure",
     "create",
-    "csnln",
-    "dlsn",
-    "enlcn",
-    "lcoan",
-    "lcoan_light",
-    "levn",
     "name_of",
-    "nlan",
-    "nlsn",
-    "pan",
-    "pft",
-    "pft_light",
-    "smfanet",
-    "smfanet_plus",
 ]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.images import resize
-from nlsr.images.resize import _contributions
+from nlsr.images.bicubic import _contributions
 
 BAND_BYTES = 8 * 2**20
 """Size of the pieces that are handed on, in bytes: copies of pieces this small cost little."""

@@ -10,7 +10,7 @@ from nlsr.default import DEFAULT_MODEL
 from nlsr.devices import device_named
 from nlsr.errors import CheckpointError, ModelNotFoundError, UsageError
 from nlsr.networks import Network
-from nlsr.weights.average import average
+from nlsr.weights.averaging import average
 from nlsr.weights.catalogue import available, downloads, family, packaged, place
 from nlsr.weights.checkpoint import build, is_ours, read_tensors, save_network
 from nlsr.weights.detect import UnknownNetwork, build_published

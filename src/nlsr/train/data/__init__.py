@@ -5,8 +5,8 @@ from nlsr.train.data.batches import Batches
 from nlsr.train.data.cache import default_folder
 from nlsr.train.data.degradation import DegradationSection, degrade
 from nlsr.train.data.pairs import Entry, Facts, Pairs
-from nlsr.train.data.prepare import Report, prepare
-from nlsr.train.data.summary import summary, table
+from nlsr.train.data.preparation import Report, prepare
+from nlsr.train.data.summaries import summary, table
 from nlsr.train.data.taught import teach
 
 __all__ = [

@@ -20,7 +20,7 @@ from nlsr.files import remove_all_abandoned, replacing
 from nlsr.images import one_line
 from nlsr.networks import Network, name_of
 from nlsr.train.data.pairs import Entry, Pairs, opened
-from nlsr.train.data.prepare import Report
+from nlsr.train.data.preparation import Report
 from nlsr.upscale import Upscaler
 
 

@@ -1,7 +1,7 @@
 """Many pictures, one after another: which are meant, where results go, what is finished, and doing the rest."""
 
 from nlsr.upscale.batch.manifest import Manifest, conditions_of, results_of
-from nlsr.upscale.batch.run import Done, run
+from nlsr.upscale.batch.running import Done, run
 from nlsr.upscale.batch.settings import Saving, deciding, prepared
 from nlsr.upscale.batch.sources import Found, Source, find
 from nlsr.upscale.batch.targets import Naming, Task, same_ending, tasks
