@@ -23,10 +23,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.nn import functional as F
 
-from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.cli.training_progress import TrainingProgress, quiet
 from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import psnr
+from nlsr.memory import peak_memory, reset_peak
 from nlsr.train.data import Pairs, prepare
 from nlsr.train.loop import fit
 from nlsr.train.module import upscale_with

@@ -23,10 +23,10 @@ from PIL import Image
 
 from nlsr.errors import UsageError
 from nlsr.images import Picture
+from nlsr.memory import parse_size, shown
 from nlsr.networks import NETWORKS, PRESETS, Network
 from nlsr.upscale import Upscaler
 from nlsr.upscale.batch import Saving, Task, run
-from nlsr.upscale.memory import parse_size, shown
 
 REDUCED = {"channels": 32, "num_groups": 2, "num_blocks": 8, "num_features": 32}
 """What a reduced network has, as far as its config knows the name."""

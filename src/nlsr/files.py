@@ -127,3 +127,9 @@ def remove_all_abandoned(folder: str | os.PathLike[str]) -> None:
         for entry in found:
             if is_unfinished(entry.name):
                 remove_abandoned(entry)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Of a file's content, in hexadecimal. Raises: OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

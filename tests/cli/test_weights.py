@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from tests.checks.case import Case, published_file
 from tests.test_oracles import FOLDER
 
+from nlsr.files import sha256
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.weights import find, load, packaged, save_network
-from nlsr.weights.catalogue import sha256
 from nlsr.weights.checkpoint import read_tensors
 
 

@@ -12,7 +12,7 @@ import nlsr
 from nlsr.attention import ShiftedWindow, TokenCategories
 from nlsr.errors import CheckpointError, ShapeError
 from nlsr.networks.atd import ATD, ATDConfig, atd, atd_light
-from nlsr.networks.window_transformer import mirrored
+from nlsr.networks.window_transformer import continued
 
 ORACLE = Path(__file__).parents[1] / "oracles" / "atd-net-x4.safetensors"
 
@@ -66,8 +66,8 @@ def test_an_image_is_continued_by_its_mirror_image_edge_first_again_and_again(le
     line = torch.arange(length, dtype=torch.float32)
     there_and_back = torch.cat((line, line.flip(0))).repeat(8)
     expected = there_and_back[: -(-length // 8) * 8]
-    assert torch.equal(mirrored(line.view(1, 1, 1, -1).expand(1, 1, 8, -1), 8), expected.expand(1, 1, 8, -1))
-    assert torch.equal(mirrored(line.view(1, 1, -1, 1).expand(1, 1, -1, 8), 8)[0, 0, :, 0], expected)
+    assert torch.equal(continued(line.view(1, 1, 1, -1).expand(1, 1, 8, -1), 8), expected.expand(1, 1, 8, -1))
+    assert torch.equal(continued(line.view(1, 1, -1, 1).expand(1, 1, -1, 8), 8)[0, 0, :, 0], expected)
 
 
 def test_each_layer_matches_categories_and_windows_every_other_shifted():

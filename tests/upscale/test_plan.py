@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nlsr.errors import UsageError
+from nlsr.memory import default_budget, parse_size, total_memory
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.upscale import Upscaler
-from nlsr.upscale.memory import default_budget, parse_size, total_memory
 
 
 def network(scale=2, **sizes):

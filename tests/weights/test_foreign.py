@@ -7,7 +7,7 @@ import torch
 
 import nlsr
 from nlsr.errors import CheckpointError, UsageError
-from nlsr.networks.live_memory import LiveMemory
+from nlsr.live_memory import LiveMemory
 from nlsr.weights import foreign
 from nlsr.weights.foreign import matching_torchvision
 

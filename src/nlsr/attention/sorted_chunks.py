@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nlsr.attention.chunked import pick
 from nlsr.attention.grouped import Layout, Places
+from nlsr.mirror import mirrored
 
 
 class SortedChunks(Layout):
@@ -34,8 +35,7 @@ class SortedChunks(Layout):
         self.num_chunks = -(-length // self.chunk_size)
         order = codes.sort(dim=1, stable=True).indices
         self.slots = torch.empty_like(order).scatter_(1, order, torch.arange(length).to(order).expand_as(order))
-        mirrored = torch.arange((self.num_chunks + span - 1) * self.chunk_size, device=order.device) % (2 * length)
-        self.order = order[:, torch.minimum(mirrored, 2 * length - 1 - mirrored)]
+        self.order = order[:, mirrored(0, (self.num_chunks + span - 1) * self.chunk_size, length, order.device)]
 
     @property
     def reach_is(self) -> str:  # type: ignore[override]

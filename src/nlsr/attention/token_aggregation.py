@@ -19,6 +19,7 @@ from nlsr.attention.learnable_collaborative import assign, directions, is_distri
 from nlsr.attention.leverage.affinities import check_heads
 from nlsr.attention.sorted_chunks import SortedChunks
 from nlsr.errors import ShapeError
+from nlsr.mirror import mirrored
 
 
 class TokenCentres(nn.Module):
@@ -263,8 +264,7 @@ def block_means(tokens: Float[Tensor, "b l c"], num_blocks: int, *, together: bo
     """
     length = tokens.shape[1]
     padded = length + num_blocks - length % num_blocks
-    mirrored = torch.arange(padded, device=tokens.device) % (2 * length)
-    whole = tokens.mean(0)[torch.minimum(mirrored, 2 * length - 1 - mirrored)]
+    whole = tokens.mean(0)[mirrored(0, padded, length, tokens.device)]
     means = whole.unflatten(0, (num_blocks, -1)).mean(1)
     if together and is_distributed():
         distributed.all_reduce(means)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nlsr.upscale.memory import total_memory
+from nlsr.memory import total_memory
 
 
 def facts(device: str, threads: int) -> dict[str, str | int | float]:

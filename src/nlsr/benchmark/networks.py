@@ -14,11 +14,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from nlsr.attention.streamed import uncut
 from nlsr.benchmark.counting import count
-from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
+from nlsr.memory import peak_memory, reset_peak, total_memory
 from nlsr.networks import NETWORKS, PRESETS, Network
-from nlsr.upscale.memory import total_memory
 
 OUTPUT = (720, 1280)
 """Height and width of the result for which the field counts multiply-adds."""

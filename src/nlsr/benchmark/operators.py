@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from nlsr.attention import CrossScaleAttention, SharedAttention, build_operator
 from nlsr.attention.global_learnable import global_learnable_values
 from nlsr.benchmark.counting import count
-from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
+from nlsr.memory import peak_memory, reset_peak
 
 SIZES = (64, 96, 128, 160, 224, 320)
 STACK = 10

@@ -94,7 +94,7 @@ def _serve(module: str, threads: int, modules: Sequence[str]) -> None:
     import torch
 
     from nlsr.imports import import_modules
-    from nlsr.upscale.memory import out_of_memory
+    from nlsr.memory import out_of_memory
 
     import_modules(modules)
     torch.set_num_threads(threads)

@@ -86,7 +86,7 @@ def _outcome(command: str) -> tuple[int, str]:
     except (KeyboardInterrupt, typer.Abort):
         return interrupts.exit_code(), "interrupted"
     except (MemoryError, RuntimeError) as error:
-        from nlsr.upscale.memory import out_of_memory
+        from nlsr.memory import out_of_memory
 
         if not out_of_memory(error):
             raise

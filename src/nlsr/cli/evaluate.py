@@ -113,8 +113,8 @@ def evaluate(
 def _output(folder: Path | None, device: str) -> "Output | None":
     import torch
 
-    from nlsr.benchmark.memory import peak_memory, reset_peak
     from nlsr.evaluate.output import Output
+    from nlsr.memory import peak_memory, reset_peak
 
     if folder is None:
         return None

@@ -59,7 +59,7 @@ def explain(
     from nlsr.explain.picture import draw
     from nlsr.extras import require
     from nlsr.images import Picture, check_target, filled, one_line, read, write
-    from nlsr.upscale.memory import out_of_memory, parse_size
+    from nlsr.memory import out_of_memory, parse_size
     from nlsr.weights import load
 
     require("matplotlib", extra="bench")
@@ -111,7 +111,7 @@ def _point(text: str) -> tuple[int, int]:
 def _check_reading(header: "Header", image: Path, budget: int | None) -> None:
     """Raises: UsageError for a picture that is too large to be read within a budget, before its pixels are."""
     from nlsr.images import one_line
-    from nlsr.upscale.memory import shown
+    from nlsr.memory import shown
 
     if budget is not None and header.reading > budget:
         raise UsageError(

@@ -81,9 +81,10 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Everything that is known of one weight file."""
+    from nlsr.files import sha256
     from nlsr.networks import ForeignNetwork, name_of
     from nlsr.weights import find, load
-    from nlsr.weights.catalogue import recognised, sha256
+    from nlsr.weights.catalogue import recognised
     from nlsr.weights.checkpoint import is_ours, read_card, read_metadata
 
     path = find(model)
@@ -174,8 +175,8 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a published file as one of ours: safetensors that name their network and config."""
+    from nlsr.files import sha256
     from nlsr.weights import load, save_network
-    from nlsr.weights.catalogue import sha256
     from nlsr.weights.checkpoint import is_ours, read_metadata
 
     if not file.is_file():

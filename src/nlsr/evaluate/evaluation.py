@@ -14,7 +14,7 @@ from nlsr.evaluate.datasets import Pair, PairFolder, data_set_name, from_8_bits,
 from nlsr.evaluate.metrics import Score
 from nlsr.evaluate.protocols import LUMA_FIRST, PAPERS, PROTOCOLS, WORDS, measure_luma_first
 from nlsr.images import resize
-from nlsr.upscale.memory import out_of_memory
+from nlsr.memory import out_of_memory
 
 Upscale = Callable[[Tensor], Tensor]
 """From float32 RGB (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w), on any device; need not be clipped."""

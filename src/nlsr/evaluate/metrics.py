@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nlsr.errors import ShapeError
 from nlsr.images import luma
+from nlsr.mirror import mirrored
 
 PEAK = 255.0
 """Both metrics take 255 for the range of luma, though it ends at 235: the papers do."""
@@ -168,12 +169,10 @@ def _extended(plane: Float[Tensor, "b c h w"], edge: Edge) -> Float[Tensor, "b c
     margin = WINDOW_SIZE // 2
     for axis in (-2, -1):
         size = plane.shape[axis]
-        index = torch.arange(-margin, size + margin, device=plane.device)
         if edge == "replicate":
-            index = index.clamp(0, size - 1)
+            index = torch.arange(-margin, size + margin, device=plane.device).clamp(0, size - 1)
         else:
-            index = index % (2 * size)
-            index = torch.where(index < size, index, 2 * size - 1 - index)
+            index = mirrored(-margin, size + margin, size, plane.device)
         plane = plane.index_select(axis, index)
     return plane
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from nlsr.errors import UsageError
 from nlsr.evaluate.evaluation import Upscale, bicubic
+from nlsr.files import sha256
 from nlsr.images import resize
 from nlsr.networks import PRESETS, Network, name_of
 from nlsr.upscale import Upscaler
 from nlsr.upscale.ensemble import ensemble as over_eight_positions
 from nlsr.upscale.published_tiles import average_tiles, csnln_quarters, edsr_quarters
 from nlsr.weights import find, load
-from nlsr.weights.catalogue import sha256
 from nlsr.weights.checkpoint import is_ours, read_metadata
 
 Tiles = int | Literal["none", "published"]

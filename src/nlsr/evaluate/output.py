@@ -26,7 +26,7 @@ from nlsr.evaluate.models import Model
 from nlsr.evaluate.protocols import PAPERS, PROTOCOLS, WORDS
 from nlsr.evaluate.tables import Result, as_csv, report
 from nlsr.evaluate.worst import Example, draw
-from nlsr.files import replacing
+from nlsr.files import replacing, sha256
 
 NUM_WORST = 3
 
@@ -183,7 +183,7 @@ class Session:
 def _key(model: Model, files: list[Path]) -> str:
     """What decides about a row: the model and how it is applied, protocols, versions, and the images byte by byte."""
     try:
-        images = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        images = [sha256(path) for path in files]
     except OSError as error:
         raise ImageError(f"{error.filename}: cannot be read ({error.strerror})") from error
     decides = [model.identity, model.scale, WORDS, version("nlsr"), torch.__version__, images]

@@ -13,8 +13,8 @@ from nlsr.errors import ShapeError, UsageError
 from nlsr.explain.attribution import REGION, STEPS, WINDOW, Attribution, Report, attribute
 from nlsr.explain.origins import Sources, sources
 from nlsr.explain.region import Region, around
+from nlsr.memory import default_budget, shown
 from nlsr.networks import Network
-from nlsr.upscale.memory import default_budget, shown
 
 SMALLEST_SIDE = 16
 """Smallest side of a picture: more than any network adds to a map, and more than the blur reaches."""

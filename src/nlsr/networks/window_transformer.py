@@ -4,7 +4,6 @@ layers on normed features, and two ways to enlarge."""
 from abc import abstractmethod
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from nlsr.attention import Keep, Operator
 from nlsr.attention.affinity import map_size, to_map, to_tokens
 from nlsr.errors import ShapeError
+from nlsr.mirror import mirrored
 from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, check_low_res, mean_colour
 
@@ -59,7 +59,7 @@ class WindowTransformer(Network):
         """
         check_low_res(low_res)
         mean, (height, width) = mean_colour(low_res), map_size(low_res)
-        shallow = self.head(mirrored(low_res - mean, self.config.window_size))
+        shallow = self.head(continued(low_res - mean, self.config.window_size))
         deep = self._refine(on_tokens(self.first_norm, shallow), collect=collect)
         features = shallow + self.fuse(on_tokens(self.last_norm, deep))
         if self.config.upsampler == "classical":
@@ -76,12 +76,12 @@ def on_tokens(layer: nn.Module, features: Float[Tensor, "b c h w"]) -> Float[Ten
     return to_map(layer(to_tokens(features)), *map_size(features))
 
 
-def mirrored(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c hh ww"]:
+def continued(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "b c hh ww"]:
     """Continued at the bottom and at the right to multiples, by its mirror image, the edge once more first; a small one
     again and again."""
     for axis in (2, 3):
         length = image.shape[axis]
         if length % multiple:
-            places = torch.arange(-(-length // multiple) * multiple, device=image.device) % (2 * length)
-            image = image.index_select(axis, torch.minimum(places, 2 * length - 1 - places))
+            places = mirrored(0, -(-length // multiple) * multiple, length, image.device)
+            image = image.index_select(axis, places)
     return image

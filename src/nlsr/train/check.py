@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nlsr.benchmark.memory import peak_memory, reset_peak
 from nlsr.benchmark.networks import count_multiply_adds
 from nlsr.errors import NlsrError
 from nlsr.evaluate import PairFolder
+from nlsr.memory import peak_memory, reset_peak
 from nlsr.train.recipe import CHECKPOINT, DataSection, LossesSection, Recipe, Stage, TrainingSection
 from nlsr.train.start import load_teacher, start_from
 from nlsr.upscale.batch.sources import find

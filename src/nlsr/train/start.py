@@ -7,10 +7,11 @@ import torch
 from nlsr.errors import RecipeError, ShapeError
 from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import WINDOW_SIZE
+from nlsr.files import sha256
 from nlsr.networks import Network
 from nlsr.train.recipe import Recipe
 from nlsr.weights import find, load
-from nlsr.weights.catalogue import recognised, sha256
+from nlsr.weights.catalogue import recognised
 
 
 def images_to_validate(folder: Path, scale: int) -> list[str]:

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nlsr.errors import UsageError
+from nlsr.memory import shown
 from nlsr.networks import ForeignNetwork, Network
 from nlsr.upscale.foreign import Foreign
-from nlsr.upscale.memory import shown
 from nlsr.upscale.size import passes
 from nlsr.weights import family, find, load
 

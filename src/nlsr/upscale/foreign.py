@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nlsr.errors import UsageError
-from nlsr.networks.live_memory import LiveMemory
+from nlsr.live_memory import bytes_per_pixel
 
 PROBE_SIDES = 64, 128
 """Sides of the images on which memory is counted; what larger ones need grows with their pixels."""
@@ -42,24 +42,21 @@ class Foreign(nn.Module):
             self._bytes_per_pixel = int(own()) if callable(own) else self._counted()
         return self._bytes_per_pixel
 
-    @torch.no_grad()
     def _counted(self) -> int:
         device = next((weight.device for weight in self.parameters()), torch.device("cpu"))
-        peaks = []
-        for side in PROBE_SIDES:
-            image = torch.full((1, 3, side, side), 0.5, device=device)
-            with LiveMemory() as counted:
-                try:
-                    upscaled = self.function(image)
-                except Exception as error:  # another's code may fail in any way
-                    raise UsageError(f"{self.name} fails on a {side}x{side} image: {error}") from error
-            expected = (1, 3, self.scale * side, self.scale * side)
-            if not isinstance(upscaled, Tensor) or tuple(upscaled.shape) != expected:
-                got = tuple(upscaled.shape) if isinstance(upscaled, Tensor) else type(upscaled).__name__
-                raise UsageError(f"{self.name}: expected {expected} of a {side}x{side} image, got {got}")
-            peaks.append(counted.peak)
-        small, large = PROBE_SIDES
-        return round((peaks[1] - peaks[0]) / (large**2 - small**2))
+        return bytes_per_pixel(self._checked, PROBE_SIDES, device=device)
+
+    def _checked(self, image: Tensor) -> Tensor:
+        side = image.shape[-1]
+        try:
+            upscaled = self.function(image)
+        except Exception as error:  # another's code may fail in any way
+            raise UsageError(f"{self.name} fails on a {side}x{side} image: {error}") from error
+        expected = (1, 3, self.scale * side, self.scale * side)
+        if not isinstance(upscaled, Tensor) or tuple(upscaled.shape) != expected:
+            got = tuple(upscaled.shape) if isinstance(upscaled, Tensor) else type(upscaled).__name__
+            raise UsageError(f"{self.name}: expected {expected} of a {side}x{side} image, got {got}")
+        return upscaled
 
 
 def _name(function: Any) -> str:

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from nlsr.errors import UsageError
+from nlsr.memory import shown
 from nlsr.upscale.bands import BAND_BYTES
 from nlsr.upscale.cascade import Cascade
-from nlsr.upscale.memory import shown
 from nlsr.upscale.precision import MEMORY_SHARE, Precision
 from nlsr.upscale.tiles import OVERLAP, Axis
 

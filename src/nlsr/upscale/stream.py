@@ -12,10 +12,10 @@ from torch import Tensor
 
 from nlsr.errors import ImageError, NotFiniteError
 from nlsr.images import Picture, bleed
+from nlsr.memory import out_of_memory
 from nlsr.upscale.bands import pieces, resize_bands
 from nlsr.upscale.cascade import Cascade
 from nlsr.upscale.ensemble import ensemble
-from nlsr.upscale.memory import out_of_memory
 from nlsr.upscale.plan import Plan
 from nlsr.upscale.precision import Precision, computing_in
 from nlsr.upscale.tiles import OVERLAP, Axis

@@ -15,10 +15,10 @@ from nlsr.devices import device_named
 from nlsr.errors import ShapeError, UsageError
 from nlsr.images import Header, Picture, check_target, encoder_bytes, streams, write_bands
 from nlsr.images.files import PathLike
+from nlsr.memory import default_budget, parse_size
 from nlsr.networks import Network
 from nlsr.upscale.arrays import as_picture
 from nlsr.upscale.cascade import Models
-from nlsr.upscale.memory import default_budget, parse_size
 from nlsr.upscale.plan import Job, Plan, make_plan
 from nlsr.upscale.precision import Precision, choose
 from nlsr.upscale.size import Size

@@ -3,12 +3,12 @@
 Nothing is fetched here: what is said helps to find a file and to recognise it.
 """
 
-import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from nlsr.cache import cache_folder
+from nlsr.files import sha256
 from nlsr.weights.checkpoint import read_card, read_metadata
 
 UNKNOWN = "unknown"
@@ -88,11 +88,6 @@ def known_files() -> list[KnownFile]:
             )
         )
     return own + PUBLISHED_FILES
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def recognised(digest: str) -> KnownFile | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nlsr.errors import CheckpointError
-from nlsr.weights.catalogue import KnownFile, sha256
+from nlsr.files import sha256
+from nlsr.weights.catalogue import KnownFile
 
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""

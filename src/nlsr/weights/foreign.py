@@ -19,11 +19,10 @@ from torch import Tensor
 
 from nlsr.cache import cache_folder
 from nlsr.errors import CheckpointError, ShapeError, UsageError
-from nlsr.files import replacing
+from nlsr.files import replacing, sha256
 from nlsr.images.formats.quiet import quiet
+from nlsr.live_memory import bytes_per_pixel
 from nlsr.networks.foreign import ForeignConfig, ForeignNetwork
-from nlsr.networks.live_memory import LiveMemory
-from nlsr.weights.catalogue import sha256
 
 OLDEST = (0, 4)
 """The first version of spandrel that says all that is asked of it here."""
@@ -132,23 +131,15 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-@torch.no_grad()
 def _measured(network: ForeignNetwork, sizes: Any) -> int:
-    """Bytes per pixel: the slope between two images, or the larger image's share where that is more."""
+    """Bytes per pixel of an image that is padded as much as any."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as it will compute
     least, multiple = max(1, sizes.minimum), max(1, sizes.multiple_of)
     sides = [_padded(side, least, multiple) for side in MEASURED_SIDES]
     if sides[0] == sides[1]:
         sides[1] += multiple * math.ceil(sides[0] / 2 / multiple)
-    needs = []
-    for side in sides:
-        with LiveMemory() as memory:
-            network(torch.full((1, 3, side, side), 0.5).contiguous(memory_format=torch.channels_last))
-        needs.append(memory.peak)
-    pixels = [side**2 for side in sides]
-    slope = (needs[1] - needs[0]) / (pixels[1] - pixels[0])
     padding = (_padded(SMALLEST_TILE, least, multiple) / SMALLEST_TILE) ** 2
-    return math.ceil(padding * max(slope, needs[1] / pixels[1]))
+    return math.ceil(padding * bytes_per_pixel(network, sides, device=torch.device("cpu")))
 
 
 def _padded(side: int, least: int, multiple: int) -> int:

@@ -33,8 +33,8 @@ def budget(text: str | None, *, earlier: Path | None, device: "torch.device") ->
     Args:
         earlier: the folder of a batch that continues, which keeps its budget unless another is given.
     """
+    from nlsr.memory import default_budget, parse_size
     from nlsr.upscale.batch import conditions_of
-    from nlsr.upscale.memory import default_budget, parse_size
 
     if text:
         return parse_size(text)

@@ -103,18 +103,11 @@ class Words:
 
 def _in_words(done: "Done") -> str:
     from nlsr.images import one_line
+    from nlsr.memory import peak_memory
 
     assert done.outcome is not None
     plan, seconds = done.outcome.plan, done.outcome.seconds
     sizes = f"{plan.width}x{plan.height} -> {plan.new_width}x{plan.new_height}"
-    return f"{sizes}, {plan}, {seconds:.1f} s, {_peak_memory()}{one_line(done.task.target)}"
-
-
-def _peak_memory() -> str:
-    """Peak memory of the whole process so far, in words; empty where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"peak {peak / 2**20:.0f} MiB, "
+    peak = peak_memory()  # of the whole process so far
+    used = f"peak {peak / 2**20:.0f} MiB, " if peak else ""
+    return f"{sizes}, {plan}, {seconds:.1f} s, {used}{one_line(done.task.target)}"

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 
 from nlsr.errors import RecipeError
 from nlsr.images import resize
+from nlsr.mirror import mirrored
 from nlsr.train.data.augment import AugmentationSection, flip_and_turn, paste, random_rectangle
 from nlsr.train.data.degradation import DegradationSection, degrade
-from nlsr.train.data.degradation.operations import mirrored
 from nlsr.train.data.pairs import Pairs
 
 CONTEXT = 8

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nlsr.errors import ImageError
 from nlsr.evaluate.datasets import check_low_res, to_8_bits
-from nlsr.files import replacing
+from nlsr.files import replacing, sha256
 from nlsr.images import filled, one_line, read, resize
 from nlsr.train.data.pairs import Entry, Facts, opened
 from nlsr.train.data.quality import jpeg_quality
@@ -69,8 +69,7 @@ def _state(file: Path) -> list[int]:
 
 def _digest(file: Path) -> str:
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return sha256(file)
     except OSError as error:
         raise ImageError(f"{one_line(file)}: cannot be read ({error.strerror})") from error
 

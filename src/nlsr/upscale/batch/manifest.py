@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from nlsr.errors import ImageError, TargetError, UsageError
-from nlsr.files import remove_all_abandoned
+from nlsr.files import remove_all_abandoned, sha256
 from nlsr.images import one_line
 
 try:
@@ -41,9 +41,7 @@ class Content:
     @classmethod
     def of(cls, path: Path) -> "Content":
         """Raises: OSError."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(file.tell(), digest)
+        return cls(path.stat().st_size, sha256(path))
 
 
 @dataclass(frozen=True)

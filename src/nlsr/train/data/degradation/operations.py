@@ -14,16 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.images import resize
+from nlsr.mirror import mirrored
 
 ResizeKernel = Literal["area", "bilinear", "bicubic"]
 
 WHITE = 255.0
-
-
-def mirrored(start: int, stop: int, size: int) -> Tensor:
-    """The indices start..stop-1 of an axis that is continued by its mirror image: ... 1 0 | 0 1 2 ... n-1 | n-1 ..."""
-    index = torch.arange(start, stop) % (2 * size)
-    return torch.minimum(index, 2 * size - 1 - index)
 
 
 def blur(image: Shaped[Tensor, "3 h w"], kernel: Float[Tensor, "k k"]) -> Float[Tensor, "3 h w"]:

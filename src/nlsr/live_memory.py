@@ -1,11 +1,33 @@
 """How much memory a computation of torch needs, counted and not measured."""
 
+import math
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+@torch.no_grad()
+def bytes_per_pixel(upscale: Callable[[Tensor], Tensor], sides: Sequence[int], *, device: torch.device) -> int:
+    """What a network needs per low-res pixel beyond its weights: the slope between two square images, or the larger
+    image's share where that is more.
+
+    Args:
+        upscale: from an image (1, 3, side, side) to the larger one, channels last, as they will come.
+        sides: of the two images, the smaller first; larger ones need more in proportion to their pixels.
+    """
+    peaks = []
+    for side in sides:
+        image = torch.full((1, 3, side, side), 0.5, device=device).contiguous(memory_format=torch.channels_last)
+        with LiveMemory() as memory:
+            upscale(image)
+        peaks.append(memory.peak)
+    small, large = (side**2 for side in sides)
+    return math.ceil(max((peaks[1] - peaks[0]) / (large - small), peaks[1] / large))
 
 
 class LiveMemory(TorchDispatchMode):

@@ -1,8 +1,11 @@
-"""How much memory there is, and how running out of it is recognised. Knows nothing of networks and pictures."""
+"""How much memory there is, how much this process used, and how running out of it is recognised. Knows nothing of
+networks and pictures."""
 
+import contextlib
 import ctypes
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,26 @@ def default_budget(device: torch.device | None = None) -> int:
         properties = getattr(torch.get_device_module(device), "get_device_properties", None)
         total = min(total, properties(device).total_memory) if properties else total
     return total // DEFAULT_SHARE
+
+
+def reset_peak() -> int:
+    """Start a new peak where the system can (Linux); returns the bytes in use now."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """Bytes; since the last reset, or since the start of the process; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows does not say
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def parse_size(text: str) -> int:
