@@ -4,6 +4,7 @@ import importlib
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from nlsr.benchmark.networks import PARAMETERS
@@ -130,6 +131,26 @@ def test_operators_are_measured_and_drawn(nlsr, here, tmp_path):
     assert all(line["seconds"] > 0 and line["machine"]["threads"] == 1 for line in measured)
     with Image.open(tmp_path / "out" / "operators.png") as plot:
         assert plot.width > 500
+
+
+def test_what_lies_under_transparent_pixels_of_the_image_is_not_trained_on(nlsr, here, tmp_path, monkeypatch):
+    seen = []
+
+    def trained_features(pixels):
+        seen.append(pixels)
+        return pixels.repeat(1, 22, 1, 1)[:, :64]
+
+    monkeypatch.setattr("nlsr.benchmark.quality.trained_features", trained_features)
+    image = Image.effect_noise((40, 40), 60).convert("RGBA")
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (10, 5, 30, 25))
+    for hidden in ("black", "white"):
+        image.paste(hidden, (10, 5, 30, 25))
+        image.putalpha(alpha)
+        image.save(tmp_path / "a.png")
+        words = ["kmeans", "--size", 16, "--channels", 16, "--repeats", 1, "--image", tmp_path / "a.png"]
+        assert nlsr("benchmark", "operators", *words)[0] == 0
+    assert torch.equal(*seen)
 
 
 def test_a_stack_that_shares_is_held_against_one_that_does_not(nlsr, here):

@@ -49,6 +49,19 @@ def test_the_picture_lies_beside_the_photo_and_is_not_replaced_unasked(nlsr, pho
     assert nlsr(*words, "--overwrite")[0] == 0
 
 
+def test_what_lies_under_transparent_pixels_changes_nothing(nlsr, photo, tiny_model):
+    samples = np.dstack([np.asarray(Image.open(photo)), np.full((24, 30), 255, np.uint8)])
+    samples[4:20, 12:, 3] = 0
+    written = []
+    for hidden in (0, 255):
+        samples[4:20, 12:, :3] = hidden
+        Image.fromarray(samples).save(photo)
+        words = ["--at", "9,9", "-m", tiny_model, "-o", photo.with_name(f"{hidden}.png"), "--steps", 1]
+        assert nlsr("explain", photo, *words)[0] == 0
+        written.append(photo.with_name(f"{hidden}.png").read_bytes())
+    assert written[0] == written[1]
+
+
 def test_a_network_without_affinity_says_so(nlsr, photo, tmp_path):
     save_network(tmp_path / "pan.safetensors", PAN(PANConfig(2, channels=8, num_blocks=1)))
     code, out, _ = nlsr("explain", photo, "--at", "3,4", "-m", tmp_path / "pan.safetensors", "--steps", 1)

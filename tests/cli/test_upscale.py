@@ -112,6 +112,31 @@ def test_a_bad_picture_does_not_stop_the_others(nlsr, tmp_path, tiny_model):
     assert "1 of 2 pictures failed" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("raw.CR2", b"II*\0 of a camera", "the raw data of a camera"),
+        ("layers.psd", b"8BPS\0\1", "a Photoshop document"),
+        ("light.exr", b"v/1\1", "OpenEXR"),
+        ("drawing.svg", b"<svg/>", "SVG, which has no pixels to enlarge"),
+    ],
+)
+def test_a_picture_of_a_format_that_is_not_read_is_named_and_counts_as_failed(
+    nlsr, tmp_path, tiny_model, name, content, what
+):
+    """Whether it is given by name, in a folder, or by a glob."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture(folder / "good.png")
+    bad = written(folder / name, content)
+    for number, words in enumerate(([folder], [bad, folder / "good.png"], [folder / "*"])):
+        out = tmp_path / str(number)
+        code, _, err = nlsr("upscale", *words, "-o", out, "--model", tiny_model)
+        assert code == 1
+        assert f"got {what}; convert it" in err
+        assert (out / "good.png").exists()
+
+
 def test_output_equal_to_input_is_refused(nlsr, tmp_path, tiny_model):
     source = picture(tmp_path / "a.png")
     before = source.read_bytes()

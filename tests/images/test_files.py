@@ -607,6 +607,16 @@ def test_a_tiff_with_a_missing_strip_is_refused(tmp_path):
     assert "pixels lie beyond the end" in message_of(read, tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(("name", "tag"), [("a.dng", 50706), ("renamed.tif", 50706), ("a.NEF", 271)])
+def test_the_thumbnail_in_the_raw_data_of_a_camera_is_not_taken_for_the_picture(tmp_path, name, tag):
+    """Most raw formats are TIFFs; DNG says so in a tag, and the others by the ending that cameras give them."""
+    thumbnail = np.zeros((12, 16, 3), np.uint8)
+    what = (tag, "B", 4, bytes([1, 4, 0, 0]), True) if tag == 50706 else (tag, "s", 0, "NIKON", True)
+    tifffile.imwrite(tmp_path / name, thumbnail, photometric="rgb", extratags=[what])
+    with pytest.raises(ImageError, match="got the raw data of a camera"):
+        read(tmp_path / name)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32])
 def test_integers_of_a_tiff_are_read_by_the_range_of_their_type(tmp_path, dtype):
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max

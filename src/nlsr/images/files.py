@@ -22,7 +22,7 @@ from nlsr.errors import ImageError, NlsrError, ShapeError, TargetError, UsageErr
 from nlsr.files import followed, replacing
 from nlsr.images.colour_space import ColourSpace
 from nlsr.images.formats.decode import decode, looks_like_tga, sniff
-from nlsr.images.formats.decoded import READING, Refusal
+from nlsr.images.formats.decoded import RAW_DATA, READING, Refusal
 from nlsr.images.formats.encode import check_colours, encode, layout_of
 from nlsr.images.formats.layout import Band
 from nlsr.images.formats.quiet import quiet
@@ -60,7 +60,7 @@ FOREIGN_ENDINGS = {
     **dict.fromkeys((".pfm",), "PFM"),
     **dict.fromkeys(
         (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef"),
-        "the raw data of a camera",
+        RAW_DATA,
     ),
 }
 """Pictures that are not read, by lower-case ending, and what they are: a search of a folder counts them as failed."""
@@ -410,11 +410,11 @@ def _recognised(file: BinaryIO, shown: str) -> str:
     formats = "PNG, JPEG, JPEG XL, JPEG 2000, WebP, TIFF, AVIF, HEIC, BMP, GIF, ICO, PNM or TGA"
     if not head:
         raise ImageError(f"{shown}: expected {formats}, got an empty file; get it again")
-    format = sniff(head)
-    if format is None and shown.lower().endswith(".tga") and looks_like_tga(head):
+    format, ending = sniff(head), os.path.splitext(shown)[1].lower()
+    if format is None and ending == ".tga" and looks_like_tga(head):
         format = "TGA"
-    if format is None:
-        ending = os.path.splitext(shown)[1].lower()
+    # Many cameras keep raw data in a TIFF, whose first page is a thumbnail.
+    if format is None or (format == "TIFF" and FOREIGN_ENDINGS.get(ending) == RAW_DATA):
         found = next((name for start, name in _FOREIGN if start in head[:16]), None)
         found = found or FOREIGN_ENDINGS.get(ending, "something else")
         raise ImageError(f"{shown}: expected {formats}, got {found}; convert it to one of them")

@@ -1,6 +1,6 @@
 """TIFF, by tifffile: every depth, layout and compression of a picture as far as it can be shown on a screen.
 
-Source: TIFF revision 6.0 and its supplements.
+Source: TIFF revision 6.0 and its supplements; Adobe's DNG specification for how to tell raw data.
 """
 
 import os
@@ -12,11 +12,12 @@ from PIL import Image
 
 from nlsr.images.alpha import bleed
 from nlsr.images.formats import metadata
-from nlsr.images.formats.decoded import READING, Beside, CheckSize, Decoded, Refusal, described, without_inks
+from nlsr.images.formats.decoded import RAW_DATA, READING, Beside, CheckSize, Decoded, Refusal, described, without_inks
 from nlsr.images.formats.meaning import Claims
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG = 7
+_DNG_VERSION = 50706
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 
@@ -28,6 +29,8 @@ def decode_tiff(file: BinaryIO, check_size: CheckSize) -> Decoded:
     with tifffile.TiffFile(file, _multifile=False) as tiff:
         page = tiff.pages[0]
         assert isinstance(page, tifffile.TiffPage)
+        if _DNG_VERSION in page.tags:
+            raise Refusal(f"expected a picture, got {RAW_DATA} (DNG); develop it in a program for that first")
         check_size(
             page.imagewidth,
             page.imagelength,

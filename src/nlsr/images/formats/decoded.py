@@ -14,6 +14,7 @@ from nlsr.images.formats.metadata import Resolution, Text
 _RELATIVE_COLORIMETRIC = 1
 _BLACK_POINT_COMPENSATION = 0x2000
 
+RAW_DATA = "the raw data of a camera"
 
 READING = 19
 """Bytes per pixel that are taken while a picture is read, unless its decoder says otherwise: 8-bit samples, and the
