@@ -147,7 +147,6 @@ def _weights(keys: FewKeys, query: Tensor, key: Tensor) -> Float[Tensor, "b q k"
 
 
 @torch.no_grad()
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def nearest(keys: Float[Tensor, "b l d"], count: int, *, width: int, sweeps: int = SWEEPS) -> Int[Tensor, "b l k"]:
     """The `count` positions with the largest dot products with each, the largest first, in int32.
 
@@ -159,6 +158,13 @@ def nearest(keys: Float[Tensor, "b l d"], count: int, *, width: int, sweeps: int
         width: of the map.
         sweeps: rounds of propagation.
     """
+    if torch.compiler.is_compiling():
+        # Not as a decorator: that imports the compiler, which takes a second, whenever this file is imported.
+        return torch.compiler.disable(_nearest_of_each)(keys, count, width, sweeps)
+    return _nearest_of_each(keys, count, width, sweeps)
+
+
+def _nearest_of_each(keys: Float[Tensor, "b l d"], count: int, width: int, sweeps: int) -> Int[Tensor, "b l k"]:
     with torch.autocast(keys.device.type, enabled=False):
         return torch.stack([_nearest(image.contiguous(), min(count, len(image)), width, sweeps) for image in keys])
 
