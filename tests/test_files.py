@@ -131,3 +131,26 @@ def test_links_in_a_circle_are_an_error(tmp_path, link):
     with pytest.raises(OSError, match="symbolic links"), replacing(link):
         pass
     assert link.is_symlink()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444, 0o755])
+def test_a_file_that_is_replaced_passes_on_its_permissions(tmp_path, mode):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with replacing(path) as file:
+        (part,) = (tmp_path / name for name in names(tmp_path) if is_unfinished(name))
+        assert part.stat().st_mode & 0o777 == mode | 0o200  # others see nothing before it is finished either
+        file.write(b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_that_is_replaced_keeps_its_owner(tmp_path):
+    path = tmp_path / "a.png"
+    path.touch()
+    os.chown(path, 12345, 23456)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -25,8 +26,9 @@ _FORGOTTEN = 3600
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
-    A symbolic link is followed: the file that it leads to is replaced, or made. What a killed process left behind of
-    the same file is removed; what a running one writes is left alone.
+    A symbolic link is followed: the file that it leads to is replaced, or made. A file that is replaced passes on its
+    permissions, and its owner where the system allows that. What a killed process left behind of the same file is
+    removed; what a running one writes is left alone.
 
     Raises: OSError.
     """
@@ -34,9 +36,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     part, descriptor = _opened_beside(name)
     with open(descriptor, "wb") as file:  # and locked until it has its name or is gone
         try:
+            replaced = _status(name)
+            if replaced is not None:
+                _take_over(part, replaced)
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if replaced is not None:
+                _set_mode(part, replaced.st_mode)
             if fcntl is None:
                 file.close()  # Windows moves no open file
             os.replace(part, name)
@@ -115,6 +122,26 @@ def _locked(descriptor: int, part: str) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(part))
     except FileNotFoundError:
         return False
+
+
+def _status(name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name)
+    except OSError:
+        return None
+
+
+def _take_over(part: str, replaced: os.stat_result) -> None:
+    """Owner and permissions of a file, before anything is written that others may not read; its writer may write."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(part, replaced.st_uid, replaced.st_gid)
+    _set_mode(part, replaced.st_mode | stat.S_IWUSR)
+
+
+def _set_mode(part: str, mode: int) -> None:
+    with contextlib.suppress(OSError):  # some file systems have no permissions
+        os.chmod(part, stat.S_IMODE(mode))
 
 
 def _is_old(status: os.stat_result) -> bool:

@@ -209,6 +209,34 @@ def test_results_stand_beside_the_originals_under_other_names(nlsr, tmp_path, ti
     assert names(tmp_path / "in") == expected
 
 
+def test_results_beside_their_pictures_are_not_enlarged_again(nlsr, tmp_path, tiny_model, monkeypatch):
+    """As when `nlsr upscale *` is typed again: the shell names pictures and results."""
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.jpg")
+    expected = ["a.png", "a_x2.png", "b.jpg", "b_x2.png"]
+    assert nlsr("upscale", *names(tmp_path), "--model", tiny_model)[0] == 0
+    assert names(tmp_path) == expected
+    code, _, err = nlsr("upscale", *names(tmp_path), "--model", tiny_model)
+    assert code == 1
+    assert err.startswith("upscale: left out the results of earlier runs: 2\n")
+    assert err.count("exists already; choose another name or allow it with --overwrite") == 4
+    assert nlsr("upscale", "*", "--model", tiny_model, "--overwrite")[0] == 0
+    assert names(tmp_path) == expected
+    assert nlsr("upscale", "a_x2.png", "--model", tiny_model)[0] == 0  # alone it is a picture like others
+    assert names(tmp_path) == sorted([*expected, "a_x2_x2.png"])
+
+
+def test_a_picture_is_never_replaced_by_what_another_name_makes(nlsr, tmp_path, tiny_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "a.jpg")
+    before = (tmp_path / "a.png").read_bytes()
+    code, _, err = nlsr("upscale", "a.png", "a.jpg", "--name", "{stem}", "--overwrite", "--model", tiny_model)
+    assert (code, "would take the place of a.png" in err) == (1, True)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
 def test_a_name_never_takes_the_place_of_an_original(nlsr, tmp_path, tiny_model):
     for name in ("a.png", "a_x2.png"):
         picture(tmp_path / "in" / name)

@@ -1,6 +1,7 @@
 """Which pictures are meant by files, folders and globs, and what their results are called."""
 
 import os
+import unicodedata
 from pathlib import Path, PurePath
 
 import pytest
@@ -186,14 +187,48 @@ def test_of_two_results_with_one_name_the_second_is_a_problem_that_names_both():
     assert "{input_ext}" in second.problem
 
 
-def test_where_the_case_of_letters_does_not_count_it_makes_no_second_result(monkeypatch):
-    pictures = [source("a/one.jpg"), source("a/ONE.png")]
-    targets = [Path("out/one.png"), Path("out/ONE.png")]
-    assert [task.problem for task in tasks(pictures, targets)] == [None, None]
-    monkeypatch.setattr(os.path, "normcase", str.lower)  # as on Windows
-    first, second = tasks(pictures, targets)
-    assert first.problem is None
+@pytest.fixture
+def one_name_for_many(monkeypatch):
+    """A file system that, like many of Windows and macOS, finds a file by any case of its letters and any accents."""
+
+    def same(name):
+        return unicodedata.normalize("NFC", name).lower()
+
+    def lexists(path):
+        folder, name = os.path.split(path)
+        return same(name) in map(same, os.listdir(folder or "."))
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+
+
+ONE_NAME = [("one.png", "ONE.png"), ("Sub/one.png", "sub/one.png"), ("\u00e9.png", "e\u0301.png")]
+
+
+@pytest.mark.parametrize("names", ONE_NAME)
+def test_names_that_the_file_system_tells_apart_are_two_results(tmp_path, names):
+    pictures = [source("a/one.jpg"), source("a/two.jpg")]
+    assert [task.problem for task in tasks(pictures, [tmp_path / "out" / name for name in names])] == [None, None]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("one_name_for_many")
+@pytest.mark.parametrize("names", ONE_NAME)
+def test_names_that_are_one_to_the_file_system_make_no_second_result(tmp_path, names):
+    pictures = [source("a/one.jpg"), source("a/two.jpg"), source("a/three.jpg")]
+    targets = [tmp_path / "out" / name for name in (*names, "another.png")]
+    first, second, third = tasks(pictures, targets)
+    assert first.problem is third.problem is None
     assert "as that of a/one.jpg" in str(second.problem)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("one_name_for_many")
+def test_a_result_takes_no_picture_whose_name_is_one_to_the_file_system(tmp_path):
+    touch(tmp_path, "a.jpg", "A_X2.png")
+    first, _ = tasks(
+        [source(tmp_path / "a.jpg"), source(tmp_path / "A_X2.png")], [tmp_path / "a_x2.png", Path("b.png")]
+    )
+    assert "would take the place of" in str(first.problem)
 
 
 def test_a_result_never_takes_the_place_of_a_picture(tmp_path):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nlsr.upscale.batch import Found, Source, Task
 
 SAME = "same"
+BESIDE = "{stem}_{size}"
+"""The names of results beside their pictures."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class Places:
 
     def tasks(self, *, size: str, model: str) -> "list[Task]":
         """What is to be done, what cannot be first. `size` and `model` stand in names."""
-        from nlsr.upscale.batch import Naming, tasks
+        from nlsr.upscale.batch import Naming, tasks, without_results
 
+        sources = self.sources
         if self.file is not None:
             targets = [self.file]
         else:
             naming = Naming(self.folder, self.pattern, size, model, ext=self.ending)
-            targets = [naming.target(source) for source in self.sources]
-        return sorted(tasks(self.sources, targets), key=lambda task: task.problem is None)
+            if self.folder is None and self.pattern == BESIDE:
+                sources = without_results(sources, [naming.target(source) for source in sources])
+                _say_what_is_left_out(len(self.sources) - len(sources))
+            targets = [naming.target(source) for source in sources]
+        return sorted(tasks(sources, targets), key=lambda task: task.problem is None)
 
 
 def find_places(standard: Standard, *, name: str | None, format: str | None, resume: bool) -> Places:
@@ -70,7 +76,7 @@ def find_places(standard: Standard, *, name: str | None, format: str | None, res
     if resume and not record:
         raise UsageError("--resume: expected -o FOLDER, where the record of what is finished lies")
     if output is None or folder is not None:
-        pattern = name or ("{stem}_{size}" if folder is None else "{stem}")
+        pattern = name or (BESIDE if folder is None else "{stem}")
         _check_pattern(pattern, format)
         if format == SAME:
             _say_what_becomes_png(found)
@@ -110,9 +116,13 @@ def _leave_out_results(found: "Found", folder: Path) -> None:
     pictures = [source for source in found.sources if source.path not in results]
     if not pictures:
         raise UsageError(f"{one_line(folder)}: holds no picture beside the results of earlier runs")
-    if count := len(found.sources) - len(pictures):
-        print(f"upscale: left out the results of earlier runs: {count}", file=sys.stderr)
+    _say_what_is_left_out(len(found.sources) - len(pictures))
     found.sources[:] = pictures
+
+
+def _say_what_is_left_out(count: int) -> None:
+    if count:
+        print(f"upscale: left out the results of earlier runs: {count}", file=sys.stderr)
 
 
 def _folder(found: "Found", output: str | None) -> Path | None:

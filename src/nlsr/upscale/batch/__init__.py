@@ -4,7 +4,7 @@ from nlsr.upscale.batch.manifest import Manifest, conditions_of, results_of
 from nlsr.upscale.batch.running import Done, run
 from nlsr.upscale.batch.settings import Saving, deciding, prepared
 from nlsr.upscale.batch.sources import Found, Source, find
-from nlsr.upscale.batch.targets import Naming, Task, same_ending, tasks
+from nlsr.upscale.batch.targets import Naming, Task, same_ending, tasks, without_results
 
 __all__ = [
     "Done",
@@ -22,4 +22,5 @@ __all__ = [
     "run",
     "same_ending",
     "tasks",
+    "without_results",
 ]

@@ -2,6 +2,8 @@
 
 import os
 import re
+import tempfile
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,27 +88,83 @@ def tasks(sources: Sequence[Source], targets: Sequence[Path]) -> list[Task]:
 
     A result that would take the place of a picture, or of an earlier picture's result, is a problem.
     """
-    pictures = {_place(source.path): source.path for source in sources}
-    taken: dict[str, Path] = {}
+    pictures, results = _Owners(), _Owners()
+    for source in sources:
+        pictures.first(source.path, source.path)
     found = []
     for source, target in zip(sources, targets, strict=True):
-        problem, place = source.problem, _place(target)
+        problem = source.problem
         if _is_one_file(source.path, target):
             problem = f"{one_line(target)}: the output is the input; choose another with -o"
-        elif place in pictures:
-            problem = f"its result would take the place of {one_line(pictures[place])}; choose another folder or --name"
-        elif problem is None and taken.setdefault(place, source.path) != source.path:
+        elif picture := pictures.of(target):
+            problem = f"its result would take the place of {one_line(picture)}; choose another folder or --name"
+        elif problem is None and (first := results.first(target, source.path)) != source.path:
             problem = (
-                f"its result would be {one_line(target)}, as that of {one_line(taken[place])}; tell them apart, "
+                f"its result would be {one_line(target)}, as that of {one_line(first)}; tell them apart, "
                 "like with --name '{stem}_{input_ext}'"
             )
         found.append(Task(source.path, target, problem))
     return found
 
 
-def _place(path: Path) -> str:
-    """Equal for paths that are one, also through links; on Windows the case of letters does not count."""
-    return os.path.normcase(os.path.realpath(path))
+def without_results(sources: Sequence[Source], targets: Sequence[Path]) -> list[Source]:
+    """The pictures without those that stand where the result of another one goes.
+
+    That is what a shell makes of `*.png` where results of earlier runs lie beside their pictures.
+    """
+    results = _Owners()
+    for source, target in zip(sources, targets, strict=True):
+        if not _is_one_file(source.path, target):
+            results.first(target, source.path)
+    return [source for source in sources if results.of(source.path) is None]
+
+
+class _Owners:
+    """Pictures by a place in the file system: a file has one owner, whatever it is called.
+
+    One file may have several names: links lead to it, and many file systems of Windows and macOS do not tell letters
+    by their case or by how their accents are stored.
+    """
+
+    def __init__(self) -> None:
+        self.owners: dict[str, dict[str, Path]] = {}
+
+    def of(self, path: Path) -> Path | None:
+        """The owner of a file, if it has one."""
+        place = os.path.realpath(path)
+        similar = self.owners.get(_folded(place), {})
+        if place in similar:
+            return similar[place]
+        return next((owner for other, owner in similar.items() if _are_one_name(other, place)), None)
+
+    def first(self, path: Path, owner: Path) -> Path:
+        """The owner of a file, who is this one if it had none."""
+        found = self.of(path)
+        if found is None:
+            place = os.path.realpath(path)
+            self.owners.setdefault(_folded(place), {})[place] = owner
+        return found or owner
+
+
+def _folded(place: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", place).casefold())
+
+
+def _are_one_name(place: str, other: str) -> bool:
+    """Whether a file system takes two spellings for one; tried out with a file of its own, which is gone afterwards.
+
+    Where nothing can be written there, they count as two: no result will take another's place.
+    """
+    parts, others = Path(place).parts, Path(other).parts
+    number, pair = next((i, pair) for i, pair in enumerate(zip(parts, others, strict=False)) if pair[0] != pair[1])
+    folder = Path(*parts[:number])
+    folder = next((above for above in (folder, *folder.parents) if above.is_dir()), folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".nlsr-", dir=folder) as trial:
+            Path(trial, pair[0]).touch()
+            return os.path.lexists(os.path.join(trial, pair[1]))
+    except OSError:
+        return False
 
 
 def _is_one_file(one: Path, other: Path) -> bool:
