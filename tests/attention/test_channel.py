@@ -17,7 +17,7 @@ def features(batch, height, width, dtype=torch.float64):
 
 def attention(layout, side=8):
     torch.manual_seed(0)
-    made = ChannelAttention(6, layout=layout, side=side).double()
+    made = ChannelAttention(6, pattern=layout, side=side).double()
     nn.init.constant_(made.temperature, 3.5)
     return made
 
@@ -30,7 +30,7 @@ def plain(made, map):
         for column in range(width):
             window = row // made.side, column // made.side
             offset = row % made.side, column % made.side
-            groups.setdefault(window if made.layout == "window" else offset, []).append((row, column))
+            groups.setdefault(window if made.pattern == "window" else offset, []).append((row, column))
     drawn = torch.zeros_like(values)
     for members in groups.values():
         rows, columns = torch.tensor(members).T

@@ -7,7 +7,8 @@ from torch import nn
 
 from nlsr.attention import SharedAttention
 from nlsr.attention.affinity import to_tokens
-from nlsr.attention.shared_window import Grouping, SharedGrid, SharedWindow, SharedWindowAttention
+from nlsr.attention.shared_window import Grids, SharedGrid, SharedWindow, SharedWindowAttention
+from nlsr.attention.shifted_window import Windows
 from nlsr.errors import ShapeError
 
 LAYOUTS = ["window", "grid"]
@@ -42,8 +43,8 @@ def places(layout, height, width, side):
 
 def plain_matrix(matching, map):
     height, width = map.shape[2:]
-    side = matching.side
-    groups, slots = (torch.tensor(pairs) for pairs in zip(*places(matching.layout, height, width, side), strict=True))
+    side, layout = matching.window_size, "grid" if isinstance(matching, SharedGrid) else "window"
+    groups, slots = (torch.tensor(pairs) for pairs in zip(*places(layout, height, width, side), strict=True))
     together = (groups[:, None] == groups).all(-1)
     offsets = (slots[:, None] - slots + side - 1) @ torch.tensor([2 * side - 1, 1])
     positions = to_tokens(map)
@@ -82,21 +83,11 @@ def test_rows_are_those_of_the_matrix_and_zero_outside_the_group(layout, size, k
     assert ((affinity.dense() == 0) >= (expected == 0)).all()
 
 
-@pytest.mark.parametrize("keep", ["stored", "recomputed"])
-def test_weights_are_the_maps_of_all_groups_in_the_published_order(keep):
-    matching, map = operator("grid"), features(2, 16, 24)
-    weights = matching.match(map, keep=keep).weights
-    assert weights.shape == (2, 6, 64, 64)
-    dense, (row, column, x, y) = plain_matrix(matching, map), (3, 5, 1, 2)
-    first, second = (row * 2 + x) * 24 + column * 3 + y, (7 * 2 + x) * 24 + y
-    assert_close(weights[1, 3 * x + y, 8 * row + column, 7 * 8], dense[1, first, second])
-
-
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_grouped_is_restored(layout, size):
-    grouping, sequence = Grouping(layout, *size, 8), tokens(2, size[0] * size[1])
-    assert torch.equal(grouping.restore(grouping.group(sequence)), sequence)
+    groups, sequence = {"window": Windows, "grid": Grids}[layout](*size, 8), tokens(2, size[0] * size[1])
+    assert torch.equal(groups.restore(groups.queries(sequence)), sequence)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -156,7 +147,6 @@ def test_low_precision_stays_close_to_double_precision(layout, keep, dtype):
     matching, map = operator(layout).to(dtype), features(2, 9, 10, dtype).clamp(-1, 1)
     values = tokens(2, 90, dtype=dtype)
     affinity = matching.match(map, keep=keep)
-    assert affinity.weights.dtype == (dtype if keep == "stored" else torch.float32)
     drawn = affinity.aggregate(values)
     assert drawn.dtype == dtype
     expected = plain_matrix(matching.double(), map.double()) @ values.double()
@@ -167,8 +157,8 @@ def test_scores_are_not_rounded_under_autocast():
     matching, map = operator("window").float(), features(1, 8, 8, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         affinity = matching.match(map, keep="recomputed")
-        inside = affinity.weights
-    assert torch.equal(inside, affinity.weights)
+        inside = affinity.dense()
+    assert torch.equal(inside, affinity.dense())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -183,7 +173,7 @@ def test_an_image_alone_and_in_a_batch_draws_on_the_same_positions_equally_in_eq
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SharedWindow(8, side=0), "expected groups with a side of at least 1, got 0"),
+        (lambda: SharedWindow(8, side=0), "expected windows of at least 1 position along a side, got 0"),
         (lambda: SharedWindowAttention(8).double()(features(1, 4, 4)), "owns no operator"),
         (
             lambda: SharedWindowAttention(8).double()(features(1, 4, 4), operator("grid").match(features(1, 4, 5))),

@@ -10,7 +10,9 @@ from torch import nn
 
 import nlsr
 from nlsr.attention.channel import ChannelAttention
-from nlsr.attention.shared_window import GroupedAffinity, Grouping
+from nlsr.attention.focused_window import FocusedAffinity
+from nlsr.attention.shared_window import Grids
+from nlsr.attention.shifted_window import Windows
 from nlsr.networks.asid import SIDE, Group, LocalBlock, SpatialGate
 from nlsr.upscale.published_tiles import average_tiles
 from nlsr.weights.published.asid import PUBLISHED
@@ -63,20 +65,17 @@ def check_group(case: Case, _: Path) -> None:
         case.check(output, "output")
         for i, affinity in enumerate(affinities, start=1):
             if f"aux.a{i}" in case:
-                published = case[f"aux.a{i}"]
-                case.check(affinity.weights.reshape(published.shape), f"aux.a{i}")
                 layout = "grid" if i % 2 == 0 else "window"
-                error = affinity.dense() - over_positions(published, case["input"].shape, layout)
+                error = affinity.dense() - over_positions(case[f"aux.a{i}"], case["input"].shape, layout)
                 assert error.abs().max() <= case.atol, f"rows of aux.a{i}"
 
 
-def given_affinities(case: Case) -> tuple[GroupedAffinity, ...]:
-    batch, _, height, width = case["input"].shape
-    given = []
-    for i in range(1, 7):
-        weights = case[f"aux.a{i}"].unflatten(0, (batch, -1))[:, :, 0]
-        given.append(GroupedAffinity(weights, Grouping("window" if i % 2 else "grid", height, width, SIDE)))
-    return tuple(given)
+def given_affinities(case: Case) -> tuple[FocusedAffinity, ...]:
+    """Of given weights, all of which are kept."""
+    kinds = (Grids, Windows)
+    return tuple(
+        FocusedAffinity(kinds[i % 2](*case["input"].shape[2:], SIDE), [(case[f"aux.a{i}"], None)]) for i in range(1, 7)
+    )
 
 
 def over_positions(map: torch.Tensor, shape: torch.Size, layout: str) -> torch.Tensor:
@@ -98,7 +97,7 @@ def over_positions(map: torch.Tensor, shape: torch.Size, layout: str) -> torch.T
 @one_thread()
 def check_channel_attention(case: Case, _: Path) -> None:
     args, grid = case.config["args"], case.config["class"].endswith("grid")
-    part = ChannelAttention(args["dim"], layout="grid" if grid else "window", side=args["window_size"])
+    part = ChannelAttention(args["dim"], pattern="grid" if grid else "window", side=args["window_size"])
     fill(part, case, "block0.residual_layer.BlockC.cttn1.", "groups.0.distillation.channel_blocks.0.attention.")
     case.check(part(case["input"]), "output")
 

@@ -93,7 +93,7 @@ def test_six_affinities_are_matched_once_by_the_operators_in_order_and_shared_by
     trace = network.trace(image(2, 9, 20))
     assert [operator for operator, _ in matched] == network.operators()
     assert [affinity for _, affinity in matched] == list(trace.affinities)
-    assert [operator.layout for operator in network.operators()] == ["window", "grid"] * 3
+    assert [operator.groups_are for operator in network.operators()] == ["windows", "grids"] * 3
     assert all(affinity.num_queries == 16 * 24 for affinity in trace.affinities)
     network.learn(network.observe(trace), generator=torch.Generator())
 

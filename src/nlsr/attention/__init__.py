@@ -24,7 +24,7 @@ from nlsr.attention.nonlocal_sparse import NonLocalSparse
 from nlsr.attention.overlapping_window import OverlappingWindow, OverlappingWindowAttention
 from nlsr.attention.pixel import PixelAttention, PixelAttentionConv
 from nlsr.attention.registry import OPERATORS, build_operator, operator_name, register
-from nlsr.attention.shared_window import GroupedAffinity, SharedGrid, SharedWindow, SharedWindowAttention
+from nlsr.attention.shared_window import SharedGrid, SharedWindow, SharedWindowAttention
 from nlsr.attention.shifted_window import ShiftedWindow
 from nlsr.attention.token_aggregation import TokenAggregation, TokenAggregationAttention
 from nlsr.attention.token_dictionary import TokenCategories, TokenDictionary
@@ -45,7 +45,6 @@ __all__ = [
     "FocusedWindow",
     "GlobalLearnable",
     "GroupAffinity",
-    "GroupedAffinity",
     "KMeans",
     "Keep",
     "KernelAffinity",

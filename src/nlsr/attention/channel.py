@@ -4,6 +4,8 @@ draws on another.
 Source: ASID, arXiv 2501.15774.
 """
 
+from typing import Literal
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import matching_dtype
-from nlsr.attention.shared_window import Layout
+
+Pattern = Literal["window", "grid"]
 
 # A map, and its groups of positions for each channel.
-PATTERNS: dict[Layout, tuple[str, str]] = {
+PATTERNS: dict[Pattern, tuple[str, str]] = {
     "window": ("b c (x i) (y j)", "b (x y) c (i j)"),
     "grid": ("b c (x i) (y j)", "b (i j) c (x y)"),
 }
@@ -27,15 +30,15 @@ class ChannelAttention(nn.Module):
     stride of these grids is the side; that of `SharedWindow`'s is the size of the map divided by the side.)
     """
 
-    def __init__(self, channels: int, *, layout: Layout = "window", side: int = 8) -> None:
+    def __init__(self, channels: int, *, pattern: Pattern = "window", side: int = 8) -> None:
         """
         Args:
             channels: in and out.
-            layout: neighbours, or positions spread over the map.
+            pattern: neighbours, or positions spread over the map.
             side: side of the windows; 8 as published.
         """
         super().__init__()
-        self.layout, self.side = layout, side
+        self.pattern, self.side = pattern, side
         self.embed = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.mix = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False)
         self.temperature = nn.Parameter(torch.ones(1, 1, 1))
@@ -44,7 +47,7 @@ class ChannelAttention(nn.Module):
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """A map that is not a multiple of the side has smaller groups at its lower and right end."""
         height, width = features.shape[2:]
-        map, groups = PATTERNS[self.layout]
+        map, groups = PATTERNS[self.pattern]
         sizes = {"i": self.side, "j": self.side, "x": -(-height // self.side)}
         drawn = rearrange(self._draw(*self._group(features)), f"{groups} -> {map}", **sizes)
         return self.project(drawn[:, :, :height, :width])
@@ -52,7 +55,7 @@ class ChannelAttention(nn.Module):
     def _group(self, features: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b g c n"]]:
         """Query, key and values of each group."""
         height, width = features.shape[2:]
-        map, groups = PATTERNS[self.layout]
+        map, groups = PATTERNS[self.pattern]
         embedded = self.mix(self.embed(features))
         # Zeros beyond the map add nothing to norms and products.
         embedded = F.pad(embedded, (0, -width % self.side, 0, -height % self.side))

@@ -182,7 +182,8 @@ class GroupAffinity(Affinity):
             weights = self._stored[index][which, :, slot]
         else:
             made_of, key, bias = self._made_of[index]
-            scores = torch.einsum("khd,khmd->khm", made_of[which, :, slot], key[which])
+            with torch.autocast(key.device.type, enabled=False):
+                scores = torch.einsum("khd,khmd->khm", made_of[which, :, slot], key[which])
             weights = F.softmax(scores if bias is None else scores + bias[:, slot].transpose(0, 1), dim=-1)
         if places.shares is not None:
             shares = places.shares.expand(batch, -1, -1)[image, group, slot]

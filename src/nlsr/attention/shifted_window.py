@@ -37,6 +37,8 @@ class Windows(Layout):
     """Windows of window_size x window_size positions, smaller ones at the borders. Those of one shape are a piece."""
 
     reach_is = "in its window"
+    pattern = "b (x i) (y j) c"
+    """Where slot (i, j) of window (x, y) lies in a strip of rows and columns."""
 
     def __init__(self, height: int, width: int, window_size: int, *, offset: int = 0) -> None:
         """
@@ -56,7 +58,7 @@ class Windows(Layout):
         return [
             rearrange(
                 map[:, rows.start : rows.end, columns.start : columns.end],
-                "b (x i) (y j) c -> (b x y) (i j) c",
+                f"{self.pattern} -> (b x y) (i j) c",
                 i=rows.length,
                 j=columns.length,
             )
@@ -70,15 +72,15 @@ class Windows(Layout):
             band = [
                 rearrange(
                     next(left),
-                    "(b x y) (i j) c -> b (x i) (y j) c",
+                    f"(b x y) (i j) c -> {self.pattern}",
                     x=rows.count,
                     y=columns.count,
                     i=rows.length,
                 )
                 for columns in self.across
             ]
-            bands.append(torch.cat(band, dim=2))
-        return torch.cat(bands, dim=1).flatten(1, 2)
+            bands.append(_joined(band, dim=2))
+        return _joined(bands, dim=1).flatten(1, 2)
 
     def places(self) -> list[Places]:
         positions = torch.arange(self.height * self.width, dtype=torch.float64)[None, :, None]
@@ -168,6 +170,10 @@ class ShiftedWindow(Operator):
     def score_scale(self) -> float:
         """What queries are multiplied by."""
         return (self.width // self.heads) ** -0.5
+
+
+def _joined(parts: list[Tensor], *, dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
 
 
 def _strips(length: int, window_size: int, offset: int) -> list[Strip]:

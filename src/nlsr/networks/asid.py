@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from nlsr.attention import Affinity, Keep, Operator
 from nlsr.attention.affinity import matching_dtype
-from nlsr.attention.channel import ChannelAttention
-from nlsr.attention.shared_window import Layout, SharedGrid, SharedWindow, SharedWindowAttention
+from nlsr.attention.channel import ChannelAttention, Pattern
+from nlsr.attention.shared_window import SharedGrid, SharedWindow, SharedWindowAttention
 from nlsr.errors import ShapeError
 from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, check_low_res
@@ -130,7 +130,7 @@ class Distillation(nn.Module):
         self.distil = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths[:-1])
         self.fuse = nn.Conv2d(channels, channels, 1)
         self.channel_blocks = nn.Sequential(
-            ChannelBlock(channels, layout="window"), ChannelBlock(channels, layout="grid")
+            ChannelBlock(channels, pattern="window"), ChannelBlock(channels, pattern="grid")
         )
 
     def forward(
@@ -161,8 +161,8 @@ class Stage(nn.Module):
         super().__init__()
         self.part = part
         self.local = LocalBlock(channels)
-        self.window = AttentionBlock(channels - part, layout="window", matches=matches)
-        self.grid = AttentionBlock(channels - part, layout="grid", matches=matches)
+        self.window = AttentionBlock(channels - part, pattern="window", matches=matches)
+        self.grid = AttentionBlock(channels - part, pattern="grid", matches=matches)
 
     def forward(
         self, features: Float[Tensor, "b c h w"], window: Affinity | None, grid: Affinity | None, *, keep: Keep
@@ -203,9 +203,9 @@ class ChannelGate(nn.Module):
 class AttentionBlock(nn.Module):
     """Window or grid attention, then a gated feed-forward (SLA, SGA)."""
 
-    def __init__(self, channels: int, *, layout: Layout, matches: bool) -> None:
+    def __init__(self, channels: int, *, pattern: Pattern, matches: bool) -> None:
         super().__init__()
-        kind = {"window": SharedWindow, "grid": SharedGrid}[layout]
+        kind = {"window": SharedWindow, "grid": SharedGrid}[pattern]
         operator = kind(channels, side=SIDE) if matches else None
         self.attention = SharedWindowAttention(channels, operator)
         self.feed_forward = GatedFeedForward(channels)
@@ -220,10 +220,10 @@ class AttentionBlock(nn.Module):
 class ChannelBlock(nn.Module):
     """Channel attention with a norm before and a skip around it, then a gated feed-forward (half of BlockC)."""
 
-    def __init__(self, channels: int, *, layout: Layout) -> None:
+    def __init__(self, channels: int, *, pattern: Pattern) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.attention = ChannelAttention(channels, layout=layout, side=SIDE)
+        self.attention = ChannelAttention(channels, pattern=pattern, side=SIDE)
         self.feed_forward = GatedFeedForward(channels)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
