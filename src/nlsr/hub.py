@@ -6,7 +6,7 @@
     network = HubModel.from_pretrained("folder").network        # or the name of a repository of the hub
 
 A folder holds one of our weight files, `model.safetensors`, which `nlsr.load` reads too, and `config.json`. This needs
-`pip install 'nlsr[hub]'`.
+the extra `hub`.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ import nlsr
 from nlsr.errors import CheckpointError
 from nlsr.networks import LCoAN, LCoANConfig
 
-pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install 'nlsr[hub]'")
+pytest.importorskip("huggingface_hub", reason="needs the extra hub")
 
 
 @pytest.fixture

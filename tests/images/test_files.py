@@ -37,6 +37,7 @@ from tests.images.samples import (
 )
 
 from nlsr.errors import ImageError, ShapeError, UsageError
+from nlsr.extras import installing
 from nlsr.files import is_unfinished
 from nlsr.images import ENDINGS, Picture, format_named, read, without_metadata, write
 
@@ -322,7 +323,7 @@ def test_heic_without_its_extra_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("nlsr.extras.find_spec", lambda name: None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     message = message_of(read, tmp_path / "a.heic")
-    assert message == f"{tmp_path}/a.heic: is HEIC: this needs 'pillow_heif'; install it with: pip install 'nlsr[heif]'"
+    assert message == f"{tmp_path}/a.heic: is HEIC: this needs 'pillow_heif'; install it with: {installing('heif')}"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -38,16 +38,14 @@ def installed(tmp_path, monkeypatch):
 def test_without_spandrel_the_message_says_that_it_could_be_installed(unknown, monkeypatch):
     monkeypatch.setattr(foreign, "is_installed", lambda: False)
     with pytest.raises(
-        CheckpointError, match=r"closest, \w+; .*; spandrel knows many more .*: pip install 'nlsr\[span"
+        CheckpointError, match=r"closest, \w+; .*; spandrel knows many more networks: .*install.*spandrel"
     ):
         nlsr.load(unknown)
 
 
 def test_a_spandrel_that_is_too_old_is_named(unknown, installed):
     installed("0.3.4", "raise AssertionError('imported')")
-    with pytest.raises(
-        UsageError, match=r"expected spandrel 0.4 or newer, found 0.3.4; run: pip install -U 'nlsr\[span"
-    ):
+    with pytest.raises(UsageError, match=r"expected spandrel 0.4 or newer, found 0.3.4; run: .*install.*spandrel"):
         nlsr.load(unknown)
 
 
@@ -62,7 +60,7 @@ def test_a_spandrel_that_is_too_old_is_named(unknown, installed):
 def test_a_torchvision_that_is_missing_or_does_not_match_names_the_matching_one(unknown, installed, code):
     installed("0.4.2", code)
     minor = int(torch.__version__.split(".")[1])
-    with pytest.raises(UsageError, match=rf"torchvision.*; run: pip install 'torchvision==0.{minor + 15}.\*'") as info:
+    with pytest.raises(UsageError, match=rf"torchvision.*; run: .*install \"torchvision==0.{minor + 15}.\*\"") as info:
         nlsr.load(unknown)
     assert "\n" not in str(info.value)
 
@@ -78,15 +76,15 @@ def test_another_failure_of_spandrel_is_one_line(unknown, installed):
 @pytest.mark.parametrize(
     ("torch_version", "command"),
     [
-        ("2.13.0+cpu", "pip install 'torchvision==0.28.*' --index-url https://download.pytorch.org/whl/cpu"),
-        ("2.6.0+cu124", "pip install 'torchvision==0.21.*' --index-url https://download.pytorch.org/whl/cu124"),
-        ("2.9.1", "pip install 'torchvision==0.24.*'"),
-        ("2.11.0+gitabc", "pip install 'torchvision==0.26.*'"),
+        ("2.13.0+cpu", '"torchvision==0.28.*" --index-url https://download.pytorch.org/whl/cpu'),
+        ("2.6.0+cu124", '"torchvision==0.21.*" --index-url https://download.pytorch.org/whl/cu124'),
+        ("2.9.1", '"torchvision==0.24.*"'),
+        ("2.11.0+gitabc", '"torchvision==0.26.*"'),
     ],
 )
 def test_each_torch_has_its_torchvision(torch_version, command):
     """The pairs are those of the table in torchvision's README."""
-    assert matching_torchvision(torch_version) == command
+    assert matching_torchvision(torch_version).endswith(f"install {command}")
 
 
 @torch.no_grad()

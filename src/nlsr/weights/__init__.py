@@ -9,6 +9,7 @@ from torch import Tensor
 from nlsr.default import DEFAULT_MODEL
 from nlsr.devices import device_named
 from nlsr.errors import CheckpointError, ModelNotFoundError, UsageError
+from nlsr.extras import installing
 from nlsr.networks import Network
 from nlsr.weights.averaging import average
 from nlsr.weights.catalogue import available, downloads, family, packaged, place
@@ -22,7 +23,7 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu
     """A network in eval mode, by the name of packaged weights or from a file.
 
     Files may be ours, as published by the authors of a network, or of any network that spandrel knows, if that library
-    is installed (`pip install 'nlsr[spandrel]'`).
+    is installed (the extra `spandrel`).
 
     Args:
         model: a name of weights ("lcoan-light-x4"), of a family of them ("lcoan-light"), or a weight file.
@@ -57,9 +58,7 @@ def _by_spandrel(path: Path, tensors: dict[str, Tensor], unknown: UnknownNetwork
     from nlsr.weights.foreign import build_foreign, is_installed
 
     if not is_installed():
-        raise CheckpointError(
-            f"{unknown}; spandrel knows many more networks: pip install 'nlsr[spandrel]'"
-        ) from unknown
+        raise CheckpointError(f"{unknown}; spandrel knows many more networks: {installing('spandrel')}") from unknown
     network = build_foreign(path, tensors)
     if network is None:
         raise CheckpointError(f"{unknown}; spandrel does not know it either") from unknown

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nlsr.cache import cache_folder
 from nlsr.errors import CheckpointError, ShapeError, UsageError
+from nlsr.extras import installing, installing_packages
 from nlsr.files import replacing, sha256
 from nlsr.images.formats.quiet import quiet
 from nlsr.live_memory import bytes_per_pixel
@@ -83,12 +84,10 @@ def import_spandrel() -> Any:
     try:
         installed = version("spandrel")
     except PackageNotFoundError:
-        raise UsageError("this needs 'spandrel'; install it with: pip install 'nlsr[spandrel]'") from None
+        raise UsageError(f"this needs 'spandrel'; install it with: {installing('spandrel')}") from None
     if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise UsageError(
-            f"expected spandrel {oldest} or newer, found {installed}; run: pip install -U 'nlsr[spandrel]'"
-        )
+        raise UsageError(f"expected spandrel {oldest} or newer, found {installed}; run: {installing('spandrel')}")
     try:
         with quiet:
             import spandrel
@@ -112,7 +111,7 @@ def matching_torchvision(torch_version: str) -> str:
     index = (
         f" --index-url https://download.pytorch.org/whl/{build}" if re.fullmatch(r"cpu|cu\d+|xpu|rocm.*", build) else ""
     )
-    return f"pip install 'torchvision==0.{minor + 15}.*'{index}"
+    return installing_packages(f"torchvision==0.{minor + 15}.*") + index
 
 
 class _Compute:
