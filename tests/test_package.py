@@ -5,7 +5,7 @@ import sys
 
 import nlsr
 
-ROOMS = {"attention", "benchmark", "evaluate", "explain", "images", "networks", "train", "upscale", "weights"}
+ROOMS = {"attention", "benchmark", "evaluate", "explain", "export", "images", "networks", "train", "upscale", "weights"}
 
 
 def test_the_package_shows_its_public_names_and_rooms_and_all_of_them_are_there():

@@ -30,7 +30,18 @@ _LAZY = {
     "write": "nlsr.images",
 }
 
-_ROOMS = ("attention", "benchmark", "evaluate", "explain", "images", "networks", "train", "upscale", "weights")
+_ROOMS = (
+    "attention",
+    "benchmark",
+    "evaluate",
+    "explain",
+    "export",
+    "images",
+    "networks",
+    "train",
+    "upscale",
+    "weights",
+)
 
 __all__ = [
     "DEFAULT_MODEL",

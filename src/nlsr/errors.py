@@ -21,6 +21,10 @@ class CheckpointError(NlsrError):
     """A weight file does not hold what was asked for."""
 
 
+class ExportError(NlsrError):
+    """A graph that was written does not compute what its network does, or its format lacks an operation."""
+
+
 class RecipeError(NlsrError):
     """A training recipe is wrong, or what it names is missing."""
 

@@ -21,6 +21,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from nlsr.attention.streamed import in_graph
 from nlsr.errors import ShapeError
 
 Keep = Literal["stored", "recomputed"]
@@ -83,6 +84,8 @@ class Operator(nn.Module, ABC):
     the number of the operator in the network."""
     groups_are: str = ""
     """What the groups of its affinities are called, in the plural; empty if there are none."""
+    no_graph: str = ""
+    """Why it cannot be part of a graph for every size, as an end of a sentence; empty if it can."""
     scale: int = 1
     """How much larger than the features the map is that its affinities draw."""
 
@@ -297,7 +300,8 @@ def map_size(features: Float[Tensor, "b c h w"]) -> tuple[int, int]:
 
 def to_tokens(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:
     """Positions in row-major order."""
-    return rearrange(features, "b c h w -> b (h w) c")
+    tokens = features.flatten(2).transpose(1, 2)
+    return tokens.contiguous() if in_graph() else tokens  # a copy, as one could not look at symbols as other views
 
 
 def to_map(tokens: Float[Tensor, "b l c"], height: int, width: int) -> Float[Tensor, "b c h w"]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Keep, matching_dtype
-from nlsr.attention.streamed import budget, check_first_order
+from nlsr.attention.streamed import budget, check_first_order, in_graph
 
 KEY_NORM_FLOOR = 5e-5
 """Published lower bound of a key's norm when it is normalised."""
@@ -35,10 +35,14 @@ class Chunks:
     order: Int[Tensor, "b r p"]
     slots: Int[Tensor, "b r l"]
     chunk_size: int
+    unused: Bool[Tensor, " p"] | None = None
+    """The slots that hold no position of their own and are no repetitions either; None if there are none."""
 
     @classmethod
     def sort(cls, codes: Int[Tensor, "b r l"], chunk_size: int) -> "Chunks":
         """Stable sort, so that equal codes stay in row-major order on every device."""
+        if in_graph():
+            return cls._sort_in_graph(codes, chunk_size)
         length = codes.shape[-1]
         order = codes.sort(dim=-1, stable=True).indices
         slots = torch.empty_like(order).scatter_(-1, order, torch.arange(length, device=codes.device).expand_as(order))
@@ -46,6 +50,21 @@ class Chunks:
             chunk_size = length
         padding = -length % chunk_size
         return cls(torch.cat((order, order[..., length - padding :]), dim=-1), slots, chunk_size)
+
+    @classmethod
+    def _sort_in_graph(cls, codes: Int[Tensor, "b r l"], chunk_size: int) -> "Chunks":
+        """The same for a map of any size: the keys that are sorted are unique, as no engine promises a stable sort, and
+        a map of fewer than half a chunk has unused slots instead of a smaller chunk."""
+        length = codes.shape[-1]
+        positions = torch.arange(length, device=codes.device)
+        number = positions[-1:] + 1  # the length as a tensor, for engines that divide by no symbol
+        order = (codes * number + positions).sort(dim=-1).values % number
+        slots = torch.zeros_like(order).scatter(-1, order, positions.expand_as(order))
+        padded = (length + chunk_size - 1) // chunk_size * chunk_size
+        slot = torch.arange(padded, device=codes.device)
+        filled = torch.where(slot < length, slot, (slot - (padded - length)).clamp_min(0))
+        unused = (slot >= length) & (2 * number < chunk_size)
+        return cls(order[..., filled], slots, chunk_size, unused)
 
     def gather(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b r n m c"]:
         batch, rounds, padded = self.order.shape
@@ -104,17 +123,24 @@ class ChunkedAffinity(Affinity):
             extra = self.chunks.gather(slot_scores[..., : self.chunks.chunk_size].to(query.dtype))
         self._stored: Tensor | None = None
         self._made_of: tuple[Tensor, Tensor, Tensor] | None = None
-        if keep == "stored":
+        log_sum: Tensor | None
+        if in_graph():
+            self._stored, log_sum = _weigh_in_graph(query, key, extra, self.chunks.unused)
+        elif keep == "stored":
             self._stored, log_sum = _Weigh.apply(query, key, extra, embedding.dtype)
         else:
             self._made_of = query, key, extra
             log_sum = _Recomputed.apply(query, key, extra, query[..., :0])[1] if self.rounds > 1 else None
         if self.rounds > 1:
+            assert log_sum is not None
             self._round_weights = F.softmax(self.chunks.restore(log_sum[..., None]), dim=1)
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         chunked = self.chunks.gather(values)
-        if self._stored is not None:
+        if in_graph():
+            assert self._stored is not None
+            drawn = self._stored.to(values.dtype) @ _windows_in_graph(chunked)
+        elif self._stored is not None:
             drawn = _Stored.apply(self._stored, chunked)
         else:
             assert self._made_of is not None
@@ -195,6 +221,23 @@ def _windows(chunked: Tensor) -> Tensor:
     size = chunked.shape[1]
     extended = torch.cat((chunked[-1:], chunked, chunked[:1])).flatten(0, 1)
     return extended.unfold(0, 3 * size, size).transpose(1, 2)
+
+
+def _windows_in_graph(chunked: Tensor) -> Tensor:
+    """(b, r, n, m, c) -> (b, r, n, 3m, c), with copies: engines have no overlapping views."""
+    around = torch.cat((chunked[:, :, -1:], chunked, chunked[:, :, :1]), dim=2)
+    return torch.cat((around[:, :, :-2], chunked, around[:, :, 2:]), dim=3)
+
+
+def _weigh_in_graph(query: Tensor, key: Tensor, extra: Tensor, unused: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `_Weigh`, in plain steps: weights (b r n m 3m) and log-sums (b r n m)."""
+    scores = query @ _windows_in_graph(key).transpose(3, 4)
+    if extra.shape[-1]:
+        scores = scores + _windows_in_graph(extra).transpose(3, 4)
+    if unused is not None:
+        apart = _windows_in_graph(unused.view(1, 1, -1, query.shape[3], 1)).transpose(3, 4)
+        scores = scores.masked_fill(apart, -torch.inf)
+    return F.softmax(scores, dim=-1), torch.logsumexp(scores, dim=-1)
 
 
 def _fold(windows: Tensor) -> Tensor:

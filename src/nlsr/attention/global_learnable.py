@@ -20,6 +20,7 @@ class GlobalLearnable(Operator):
 
     network_settings = ("reduction", "chunk_size", "rounds", "seed")
     groups_are = "super-bit buckets"
+    no_graph = "draws random directions, as many as the size of the picture wants (torch.randn)"
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 128, rounds: int = 3, seed: int = 0

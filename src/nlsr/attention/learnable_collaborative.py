@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from nlsr.attention.affinity import Draws, Keep, Operator, map_size, matching_dtype, to_tokens
 from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
 from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.attention.streamed import in_graph
 from nlsr.errors import NlsrWarning
 
 Learning = Literal["moving-average", "frozen"]
@@ -231,6 +232,8 @@ def assign(samples: Float[Tensor, "s d"], centroids: Float[Tensor, "k d"]) -> In
     """The centroid with the largest dot product, the lowest index on a tie. Memory is bounded by a block of samples."""
     with torch.autocast(samples.device.type, enabled=False):
         centroids = centroids.to(samples.dtype).T
+        if in_graph():
+            return (samples @ centroids).argmax(-1)
         return torch.cat([(block @ centroids).argmax(-1) for block in samples.split(ASSIGN_BLOCK)])
 
 

@@ -104,6 +104,7 @@ class Nearest(Operator):
     """
 
     network_settings = ("reduction",)
+    no_graph = "multiplies sparse matrices (torch.sparse.sampled_addmm), which no engine has"
 
     def __init__(self, channels: int, *, reduction: int = 4, num_nearest: int = 16, sweeps: int = SWEEPS) -> None:
         """

@@ -19,6 +19,7 @@ class NonLocalSparse(Operator):
 
     network_settings = ("reduction", "chunk_size", "rounds", "seed")
     groups_are = "hash buckets"
+    no_graph = "draws random directions, as many as the size of the picture wants (torch.randn)"
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 144, rounds: int = 4, seed: int = 0

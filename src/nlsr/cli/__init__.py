@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nlsr import interrupts
-from nlsr.cli import benchmark, data, evaluate, explain, streams, train, upscale, weights
+from nlsr.cli import benchmark, data, evaluate, explain, export, streams, train, upscale, weights
 from nlsr.cli.notes import notes_in_one_line
 from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 
@@ -32,6 +32,7 @@ app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
 app.command("train")(train.train)
+app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 app.add_typer(benchmark.app, name="benchmark")

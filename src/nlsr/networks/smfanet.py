@@ -7,11 +7,12 @@ Super-Resolution", ECCV 2024.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention import Keep
+from nlsr.attention.streamed import in_graph
 from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, check_low_res
 
@@ -99,11 +100,11 @@ class SelfModulation(nn.Module):
 
     def _modulation(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         height, width = features.shape[-2:]
-        cells = max(1, height // POOLING), max(1, width // POOLING)
-        pooled = self.pooled(F.adaptive_max_pool2d(features, cells))
+        cells = _cells(height), _cells(width)
+        pooled = self.pooled(_pool(features, cells))
         variance = _variance(features)
         small = F.gelu(self.modulate(self.pooled_share * pooled + self.variance_share * variance))
-        return F.interpolate(small, size=(height, width), mode="nearest")
+        return _enlarge(small, (height, width))
 
 
 class PartialFeedForward(nn.Module):
@@ -123,8 +124,52 @@ class PartialFeedForward(nn.Module):
         return self.join(torch.cat((F.gelu(self.convolve(first)), others), dim=1))
 
 
+def _cells(side: int) -> int:
+    """The cells that a side is pooled to: side / POOLING, rounded down, but at least one. Without a comparison, and
+    visibly above zero, as a side may be a symbol."""
+    whole = side // POOLING
+    return 1 + whole * whole // (whole + 1)
+
+
+def _pool(features: Float[Tensor, "b c h w"], cells: tuple[int, int]) -> Float[Tensor, "b c y x"]:
+    """The maximum in each cell; where the side is no multiple of the cells, neighbours overlap."""
+    if not in_graph():
+        return F.adaptive_max_pool2d(features, cells)
+    for axis, count in zip((2, 3), cells, strict=True):
+        features = features.index_select(axis, _members(features.shape[axis], count, features.device).flatten())
+        features = features.unflatten(axis, (2 * POOLING - 1, -1)).amax(axis)
+    return features
+
+
+def _members(side: int, cells: int, device: torch.device) -> Int[Tensor, "m cells"]:
+    """The positions along a side that each cell covers; a cell of fewer repeats its last one."""
+    cell = torch.arange(cells, device=device)
+    first, end = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
+    # From side / cells < 2 * POOLING it follows that no cell covers as many.
+    return torch.minimum(first + torch.arange(2 * POOLING - 1, device=device)[:, None], end - 1)
+
+
+def _enlarge(small: Float[Tensor, "b c y x"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """To a size, by nearest neighbours."""
+    if not in_graph():
+        return F.interpolate(small, size=size, mode="nearest")
+    for axis in (3, 2):
+        small = small.index_select(axis, _nearest(small.shape[axis], size[axis - 2], small.device))
+    return small
+
+
+def _nearest(cells: int, side: int, device: torch.device) -> Int[Tensor, " side"]:
+    """The cell that torch takes for each position, whose rounding in float32 is part of it."""
+    ratio = torch.full((1,), cells, dtype=torch.float32, device=device) / side
+    return (torch.arange(side, device=device) * ratio).long().clamp_max(cells - 1)
+
+
 def _variance(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 1 1"]:
     """Unbiased variance over all positions; 0 where there is one position only."""
+    if in_graph():
+        deviations = features - features.mean(dim=(-2, -1), keepdim=True)
+        number = torch.full((1,), features.shape[-2] * features.shape[-1], dtype=features.dtype, device=features.device)
+        return deviations.square().sum(dim=(-2, -1), keepdim=True) / (number - 1).clamp_min(1)
     if features.shape[-2:].numel() == 1:
         return torch.zeros_like(features)
     return features.var(dim=(-2, -1), keepdim=True)

@@ -22,6 +22,7 @@ class Leverage(Operator):
     """
 
     network_settings = ("reduction", "num_keys")
+    no_graph = "decomposes a matrix on the way (torch.linalg.eigh) and looks at its numbers"
 
     def __init__(
         self, channels: int, *, reduction: int = 2, num_keys: int = 128, heads: int = 1, regular_share: float = 0.0

@@ -1,0 +1,118 @@
+"""The formats of graphs: how each is written, and how a file of each is run."""
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from nlsr.errors import CheckpointError
+from nlsr.export.onnx import check_onnx, onnx_model
+from nlsr.extras import require
+
+Weights = Literal["fp32", "fp16"]
+Run = Callable[[Tensor], Tensor]
+"""(batch, 3, height, width) -> (batch, 3, scale * height, scale * width), both float32."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file that holds a graph."""
+
+    suffix: str
+    write: Callable[[ExportedProgram, Path, dict[str, str]], None]
+    open: Callable[[Path], Run]
+    modules: tuple[str, ...] = ()
+    """What must be installed."""
+    extra: str = ""
+    beside: tuple[str, ...] = ()
+    """Endings of files that belong to the first."""
+
+    def require(self) -> None:
+        """Raises: UsageError with the command that installs what is missing."""
+        for module in self.modules:
+            require(module, extra=self.extra)
+
+    def files(self, path: Path) -> list[Path]:
+        """All files of a graph."""
+        return [path, *(path.with_suffix(suffix) for suffix in self.beside)]
+
+
+def write_pt2(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path, extra_files={"nlsr.json": json.dumps(metadata)})
+
+
+def open_pt2(path: Path) -> Run:
+    """Raises: CheckpointError for a file that torch does not read."""
+    try:
+        module = torch.export.load(path).module()
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return module
+
+
+def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    path.write_bytes(onnx_model(program, metadata))
+
+
+def open_onnx(path: Path, *, threads: int | None = None) -> Run:
+    """Raises: CheckpointError for a file that ONNX Runtime does not read."""
+    import onnxruntime
+
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    check_onnx(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return lambda low_res: torch.from_numpy(session.run(None, {"low_res": low_res.contiguous().numpy()})[0])
+
+
+def write_openvino(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(onnx_model(program, metadata))
+    for key, value in metadata.items():
+        model.set_rt_info(value, ["nlsr", key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def open_openvino(path: Path, *, threads: int | None = None, settings: dict[str, Any] | None = None) -> Run:
+    """Raises: CheckpointError for a file that OpenVINO does not read."""
+    import openvino
+
+    wanted = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    wanted |= {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
+    try:
+        model = openvino.Core().compile_model(path, "CPU", wanted | (settings or {}))
+    except Exception as error:
+        raise _damaged(path, error) from error
+    # A copy, as the engine uses its memory again.
+    return lambda low_res: torch.from_numpy(model(low_res.contiguous().numpy())[0].copy())
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return CheckpointError(f"{path}: damaged, or written by another version ({reason}); export it again")
+
+
+FORMATS = {
+    "onnx": Format(".onnx", write_onnx, open_onnx, ("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "openvino": Format(
+        ".xml", write_openvino, open_openvino, ("openvino", "onnx", "onnxscript"), "openvino", beside=(".bin",)
+    ),
+    "pt2": Format(".pt2", write_pt2, open_pt2),
+}
+"""Name -> format."""

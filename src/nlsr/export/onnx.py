@@ -1,0 +1,58 @@
+"""ONNX: made of a graph by torch's own exporter."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from nlsr.errors import CheckpointError, ExportError
+
+OPSET = 18
+"""Understood by ONNX Runtime since 1.14 and by OpenVINO since 2023."""
+
+
+def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
+    """The file. Raises: ExportError with the operation that ONNX lacks."""
+    names: Any = dict(input_names=["low_res"], output_names=["upscaled"])
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
+            warnings.simplefilter("ignore")  # torch's, about its own ways
+            made: Any = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names)
+    except Exception as error:
+        raise ExportError(f"ONNX has no form of this network: {_innermost(error)}") from error
+    made.model.metadata_props.update(metadata)
+    return made.model_proto.SerializeToString()
+
+
+def check_onnx(path: Path) -> None:
+    """Raises: CheckpointError for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Any:
+    """Without what libraries log about themselves."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

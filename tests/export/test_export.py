@@ -1,0 +1,147 @@
+"""Graphs by torch.export, which needs no extra: what is in the file, that it computes what torch does, and refusals."""
+
+import json
+
+import pytest
+import torch
+
+import nlsr as package
+from nlsr.errors import ExportError, TargetError, UsageError
+from nlsr.export import export
+from nlsr.export import proof as proofs
+from nlsr.networks import ENLCN, PAN, ENLCNConfig, LCoAN, LCoANConfig, PANConfig, SMFANet, SMFANetConfig
+from nlsr.weights import save_network
+
+NETWORKS = {
+    "lcoan": lambda: LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)),
+    "lcoan, two rounds": lambda: LCoAN(
+        LCoANConfig(3, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16, rounds=2, share=False)
+    ),
+    "smfanet": lambda: SMFANet(SMFANetConfig(2, channels=8, num_blocks=1)),
+    "pan": lambda: PAN(PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1)),
+    "enlcn": lambda: ENLCN(ENLCNConfig(2, channels=8, num_blocks=2)),
+}
+SIZES = [(1, 1, 1), (1, 2, 3), (3, 5, 9), (1, 7, 31), (2, 16, 16), (1, 33, 21), (1, 40, 64)]
+
+
+def with_effect(network):
+    """Attention starts as the identity, and what changes nothing would not be missed."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_a_file_computes_what_the_network_does_at_every_size(tmp_path, name):
+    network = with_effect(NETWORKS[name]())
+    proof = export(network, tmp_path / "a.pt2", to="pt2")
+    assert [(each.height, each.width) for each in proof.differences] == list(proofs.SIZES)
+    graph = torch.export.load(tmp_path / "a.pt2").module()
+    for size in SIZES:
+        low_res = torch.rand(size[0], 3, *size[1:])
+        torch.testing.assert_close(graph(low_res), network(low_res), atol=1e-5, rtol=1e-4)
+
+
+def test_a_file_says_what_it_holds(tmp_path):
+    network = NETWORKS["pan"]()
+    export(network, tmp_path / "a.pt2", to="pt2", card={"steps": 7})
+    said = {"nlsr.json": ""}
+    torch.export.load(tmp_path / "a.pt2", extra_files=said)
+    facts = json.loads(said["nlsr.json"])
+    assert (facts["network"], facts["scale"], json.loads(facts["card"])) == ("pan", "4", {"steps": 7})
+    assert json.loads(facts["config"])["channels"] == 8
+
+
+def test_half_precision_halves_the_file_and_loses_little(tmp_path):
+    network = with_effect(PAN(PANConfig(2, channels=64, num_blocks=2)))
+    export(network, tmp_path / "a.pt2", to="pt2")
+    proof = export(network, tmp_path / "b.pt2", to="pt2", weights="fp16")
+    spared = (tmp_path / "a.pt2").stat().st_size - (tmp_path / "b.pt2").stat().st_size
+    assert spared > sum(parameter.numel() for parameter in network.parameters())
+    assert proof.largest > 0
+    assert proof.lost_db <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda upscaled: upscaled + 0.002, r"differ by up to 0\.002.*, 100\.00% of them by more than 0\.001"),
+        (lambda upscaled: upscaled + 0.06 * torch.eye(*upscaled.shape[2:])[:, :1], "values differ by up to 0.06"),
+        (lambda upscaled: upscaled * torch.nan, "values differ by up to nan"),
+        (lambda upscaled: upscaled[..., 1:], "the file makes"),
+        (lambda upscaled: 1 // 0, "the file fails on a 1x1 picture: integer division"),
+    ],
+)
+def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch, wrong, message):
+    from nlsr.export import formats
+
+    right = formats.FORMATS["pt2"]
+    broken = {**vars(right), "open": lambda path: lambda low_res: wrong(right.open(path)(low_res))}
+    monkeypatch.setitem(formats.FORMATS, "pt2", formats.Format(**broken))
+    with pytest.raises(ExportError, match=message):
+        export(NETWORKS["pan"](), tmp_path / "a.pt2", to="pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path):
+    path = tmp_path / "a.pt2"
+    path.write_bytes(b"before")
+    with pytest.raises(TargetError, match="exists already"):
+        export(NETWORKS["pan"](), path, to="pt2")
+    assert path.read_bytes() == b"before"
+    export(NETWORKS["pan"](), path, to="pt2", overwrite=True)
+    assert path.stat().st_size > 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("nlsn", r"nlsn cannot be exported: its attention NonLocalSparse draws random directions.*torch\.randn"),
+        ("dlsn", r"dlsn cannot be exported: its attention GlobalLearnable draws"),
+        ("levn", r"lcoan cannot be exported: its attention Leverage decomposes a matrix on the way \(torch\.linalg"),
+    ],
+)
+def test_what_has_no_graph_says_which_operation_and_why(tmp_path, network, message):
+    with pytest.raises(UsageError, match=message):
+        export(package.create(network, scale=2, channels=16, num_blocks=1), tmp_path / "a.pt2", to="pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_a_file_and_says_how_far_it_is_from_torch(nlsr, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_network("m.safetensors", NETWORKS["lcoan"]())
+    code, out, err = nlsr("export", "m.safetensors", "--to", "pt2")
+    assert (code, err) == (0, "")
+    assert out.startswith("m.pt2: x2, any size; on 5 sizes of a photo its values differ from torch's by ")
+    code, out, _ = nlsr("export", "m.safetensors", "--to", "pt2", "--overwrite", "--json")
+    assert code == 0
+    assert json.loads(out)["files"] == ["m.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "tensorrt"], "--to tensorrt: expected onnx, openvino, pt2"),
+        (["--to", "pt2", "-o", "m.onnx"], "m.onnx: expected a name that ends in .pt2"),
+        (["--to", "pt2", "-o", "nowhere/m.pt2"], "nowhere/m.pt2: its folder does not exist; create it"),
+        (["--to", "pt2", "--weights", "int4"], "--weights int4: expected fp32, fp16"),
+    ],
+)
+def test_wrong_words_are_one_line(nlsr, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    save_network("m.safetensors", NETWORKS["pan"]())
+    code, out, err = nlsr("export", "m.safetensors", *words)
+    assert (code, out, err) == (2, "", f"export: {message}\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize(("to", "extra"), [("onnx", "onnx"), ("openvino", "openvino")])
+def test_a_missing_extra_says_how_to_install_it(nlsr, tmp_path, monkeypatch, to, extra):
+    monkeypatch.setattr("nlsr.extras.find_spec", lambda _: None)
+    code, _, err = nlsr("export", "lcoan-light-x2", "--to", to, "-o", tmp_path / "a")
+    assert code == 2
+    assert f"install it with: pip install 'nlsr[{extra}]'" in err
