@@ -270,16 +270,29 @@ def test_an_ultra_hdr_jpeg_of_its_own_library_is_read(tmp_path):
     assert picture.pixels.shape == (1, 3, 64, 96)
 
 
-def test_damaged_scan_data_of_a_jpeg_are_told(tmp_path):
-    pytest.importorskip("simplejpeg")
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
-        buffer, "JPEG", quality=90
-    )
-    data = bytearray(buffer.getvalue())
-    assert as_read(tmp_path, bytes(data)).notes == ()
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK", "progressive"])
+def test_damaged_scan_data_of_a_jpeg_are_told(tmp_path, kind):
+    """Forty bytes of the last scan become ones alone, which no Huffman code of a JPEG consists of."""
+    data = bytearray(noise_as_jpeg(kind))
+    sound = as_read(tmp_path, bytes(data)).notes
     start = data.rindex(b"\xff\xda") + 300
-    data[start : start + 40] = b"\x55" * 40
-    picture = as_read(tmp_path, bytes(data))
-    assert len(picture.notes) == 1
-    assert "scan data are damaged" in picture.notes[0]
+    data[start : start + 40] = b"\xff\0" * 20
+    *before, told = as_read(tmp_path, bytes(data)).notes
+    assert "scan data are damaged, parts of the picture may be wrong" in told
+    assert tuple(before) == sound
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L", "CMYK", "progressive"])
+def test_zeros_with_which_cameras_fill_up_a_jpeg_are_no_damage_and_other_bytes_are(tmp_path, kind):
+    data = noise_as_jpeg(kind)
+    sound = as_read(tmp_path, data).notes
+    assert as_read(tmp_path, data[:-2] + bytes(50) + data[-2:]).notes == sound
+    assert "extraneous bytes" in as_read(tmp_path, data[:-2] + b"\x11" * 50 + data[-2:]).notes[-1]
+
+
+def noise_as_jpeg(kind):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    mode = "RGB" if kind == "progressive" else kind
+    noise.convert(mode).save(buffer, "JPEG", quality=90, progressive=kind == "progressive")
+    return buffer.getvalue()

@@ -1,7 +1,7 @@
 """JPEG: its segments are read here, its pixels by Pillow, or by imagecodecs where they have 12 bits.
 
-libjpeg fills damaged scans with something and says nothing. Where simplejpeg is installed, what it hears of that from
-libjpeg-turbo becomes a note.
+libjpeg fills damaged scans with something, and neither Pillow nor imagecodecs passes on that it warns. simplejpeg does:
+what it hears of damage becomes a note.
 
 Source: ITU-T T.81 and T.871 (JFIF), Exif 3.0, ICC.1 annex B, Adobe's XMP specification part 3, CIPA DC-007 (MPF).
 """
@@ -29,6 +29,8 @@ from nlsr.images.formats.pillow_pixels import samples_of
 
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+# A zero behind 0xff belongs to it.
+_ZEROS_AT_THE_END = re.compile(rb"(?<!\xff)\0+(?=\xff\xd9)")
 _SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
 _EXIF, _XMP, _LONG_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _PROFILE, _PHOTOSHOP, _GAIN_MAP = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"urn:iso:std:iso:ts:21496:-1\0"
@@ -53,6 +55,7 @@ def decode_jpeg(file: BinaryIO, check_size: CheckSize) -> Decoded:
     image = JpegImagePlugin.JpegImageFile(file)
     reading = _CMYK_READING if image.mode == "CMYK" else READING
     check_size(*image.size, turned=lies_on_its_side(beside.exif), reading=reading)
+    damage = _damage(data, image.mode)
     image.load()
     decoded = Decoded(np.empty(0), 255.0, 8)
     if image.mode == "CMYK":
@@ -61,7 +64,7 @@ def decode_jpeg(file: BinaryIO, check_size: CheckSize) -> Decoded:
         without_inks(decoded, profile)
     else:
         decoded.samples = samples_of(image, "JPEG")
-    decoded.notes += _damage(data, image.mode)
+    decoded.notes += damage
     return described(decoded, beside, "JPEG")
 
 
@@ -78,17 +81,26 @@ def _deep_samples(data: bytes, height: int, width: int) -> np.ndarray:
 
 
 def _damage(data: bytes, mode: str) -> list[str]:
-    """What libjpeg-turbo says of the scans, as a note."""
-    if mode not in ("L", "RGB") or find_spec("simplejpeg") is None:
-        return []
+    """What libjpeg-turbo says of the scans, as a note; what it cannot decode at all is left to who needs the pixels.
+
+    Zeros before the end marker, with which some cameras fill up their files, are no damage.
+    """
+    heard = _heard(data, mode)
+    if "extraneous bytes" in heard:
+        heard = _heard(_ZEROS_AT_THE_END.sub(b"", data), mode)
+    return [f"scan data are damaged, parts of the picture may be wrong ({heard})"] if heard else []
+
+
+def _heard(data: bytes, mode: str) -> str:
+    if find_spec("simplejpeg") is None:  # an environment that is older than this dependency
+        return ""
     import simplejpeg
 
     try:
-        simplejpeg.decode_jpeg(data, colorspace="GRAY")
+        simplejpeg.decode_jpeg(data, colorspace="CMYK" if mode == "CMYK" else "GRAY")
     except ValueError as error:
-        text = "".join(c for c in str(error) if c.isprintable())[:100]
-        return [f"scan data are damaged, parts of the picture may be wrong ({text})"]
-    return []
+        return "".join(c for c in str(error) if c.isprintable())[:100]
+    return ""
 
 
 # Segments
