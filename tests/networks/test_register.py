@@ -114,7 +114,7 @@ def test_lcoan_is_built_with_an_operator_of_anybody_and_its_settings(tmp_path):
 def test_settings_outrank_the_fields_of_the_config_and_fields_that_an_operator_has_not_are_left_out():
     network = create("lcoan-light", scale=2, operator="hash", rounds=2, operator_settings={"chunk_size": 48})
     assert (network.operators()[0].chunk_size, network.operators()[0].rounds) == (48, 2)
-    assert create("lcoan-light", scale=2, operator="window", rounds=2).operators()[0].side == 8
+    assert create("lcoan-light", scale=2, operator="window", rounds=2).operators()[0].window_size == 8
 
 
 def test_a_file_that_names_an_unknown_operator_is_refused_with_the_name(tmp_path):
