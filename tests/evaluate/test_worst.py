@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nlsr.evaluate import bicubic
-from nlsr.evaluate.worst import AMPLIFIED, PANEL, Example, draw
+from nlsr.evaluate.worst import AMPLIFIED, Example, draw
+from nlsr.images.sheets import PANEL
 
 
 def example(height: int, width: int, scale: int, *, spot: tuple[int, int] | None = None) -> Example:

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.errors import ImageError, ShapeError, UsageError
-from nlsr.images import FOREIGN_ENDINGS, READ_ENDINGS, filled, read, resize
-
-IMAGE_ENDINGS = {*READ_ENDINGS, *FOREIGN_ENDINGS}
-"""What counts as an image in a folder. It goes beyond what can be read, so that nobody misses an image unawares."""
+from nlsr.images import filled, from_8_bits, is_picture, read, resize, to_8_bits
 
 _NAMELESS = re.compile(r"hr|gt|gtmod\d+|original|high.?res|images?|x\d|image_srf_\d", re.IGNORECASE)
 """Folders inside that of a data set, whose name says nothing of it."""
@@ -109,16 +105,6 @@ def modcrop(image: Tensor, scale: int) -> Tensor:
     return image[..., : height - height % scale, : width - width % scale]
 
 
-def to_8_bits(image: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c h w"]:
-    """[0, 1], clipped where it exceeds, to 0..255."""
-    return image.clamp(0, 1).mul(255).round().to(torch.uint8)
-
-
-def from_8_bits(image: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """0..255 to float32 in [0, 1]."""
-    return image.to(torch.float32).div(255)
-
-
 class _LowResFiles:
     """Which low-res file belongs to which high-res file, by their names."""
 
@@ -181,11 +167,7 @@ def _image_paths(folder: Path, kind: str) -> list[Path]:
         entries = list(folder.iterdir())
     except OSError as error:  # missing, a file, or not ours to read
         raise ImageError(f"{folder}: {error.strerror}; expected a folder of {kind} images") from error
-    paths = sorted(
-        path
-        for path in entries
-        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".") and not path.is_dir()
-    )
+    paths = sorted(path for path in entries if is_picture(path.name) and not path.is_dir())
     if not paths:
         raise ImageError(f"{folder}: no image in this folder; expected files such as .png, .jpg or .tif in it")
     return paths

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from nlsr.errors import ImageError, NlsrError, ShapeError
-from nlsr.evaluate.datasets import Pair, PairFolder, data_set_name, from_8_bits, to_8_bits
+from nlsr.evaluate.datasets import Pair, PairFolder, data_set_name
 from nlsr.evaluate.metrics import Score
 from nlsr.evaluate.protocols import LUMA_FIRST, PAPERS, PROTOCOLS, WORDS, measure_luma_first
-from nlsr.images import resize
+from nlsr.images import from_8_bits, resize, to_8_bits
 from nlsr.memory import out_of_memory
 
 Upscale = Callable[[Tensor], Tensor]

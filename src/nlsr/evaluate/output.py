@@ -20,13 +20,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from nlsr.errors import ImageError, UsageError
-from nlsr.evaluate.datasets import PairFolder, from_8_bits, to_8_bits
+from nlsr.evaluate.datasets import PairFolder
 from nlsr.evaluate.evaluation import Row, badness, bicubic, plain_scores, scores_from_plain
 from nlsr.evaluate.models import Model
 from nlsr.evaluate.protocols import PAPERS, PROTOCOLS, WORDS
 from nlsr.evaluate.tables import Result, as_csv, report
 from nlsr.evaluate.worst import Example, draw
 from nlsr.files import replacing, sha256
+from nlsr.images import from_8_bits, to_8_bits
 
 NUM_WORST = 3
 

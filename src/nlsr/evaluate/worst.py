@@ -2,25 +2,22 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlsr.evaluate.datasets import to_8_bits
 from nlsr.evaluate.evaluation import bicubic
+from nlsr.images.sheets import GAP, LINE, PANEL, as_image, blank, enlarged, put_row, write_text
 
 AMPLIFIED = 4
 """The error panel is white from 64 of 255 levels up."""
 
 REGION = 96
-"""Side of what is shown of an image, in its own pixels; a multiple of the scales 2, 3 and 4."""
+"""Side of what is shown of an image, in its own pixels; a multiple of the scales 2, 3 and 4. Three times enlarged it is
+a panel."""
 
-PANEL = 288
-"""Side of a panel: the region three times enlarged."""
-
-_GAP, _LINE, _INK, _PAPER, _MARK = 12, 22, (25, 25, 25), (250, 250, 248), (235, 60, 40)
+_MARK = (235, 60, 40)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +34,13 @@ class Example:
 
 def draw(title: str, examples: list[Example], *, scale: int) -> Image.Image:
     """A row per image: the whole, then the region of its largest error: low-res, bicubic, result, truth, error."""
-    row_height = _LINE + PANEL + _LINE + _GAP
-    width = _GAP + 6 * (PANEL + _GAP)
-    sheet = Image.new("RGB", (width, _GAP + 2 * _LINE + len(examples) * row_height), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    write_text(pen, (_GAP, _GAP), title, size=18)
+    row_height = LINE + PANEL + LINE + GAP
+    sheet = blank(6, GAP + 2 * LINE + len(examples) * row_height)
+    write_text(sheet, (GAP, GAP), title, size=18)
     for number, example in enumerate(examples):
-        top = _GAP + 2 * _LINE + number * row_height
-        write_text(pen, (_GAP, top), example.caption, size=15)
-        for column, (label, panel) in enumerate(_panels(example, scale)):
-            left = _GAP + column * (PANEL + _GAP)
-            x, y = left + (PANEL - panel.width) // 2, top + _LINE + (PANEL - panel.height) // 2
-            sheet.paste(panel, (x, y))
-            write_text(pen, (left, top + _LINE + PANEL + 3), label, size=14)
+        top = GAP + 2 * LINE + number * row_height
+        write_text(sheet, (GAP, top), example.caption, size=15)
+        put_row(sheet, top + LINE, _panels(example, scale))
     return sheet
 
 
@@ -83,24 +74,9 @@ def worst_region(upscaled: Tensor, high_res: Tensor, scale: int) -> tuple[int, i
 
 
 def _whole(image: Tensor, box: tuple[int, int, int, int]) -> Image.Image:
-    picture = _as_image(image)
+    picture = as_image(image)
     shrink = PANEL / max(picture.size)
     picture = picture.resize([max(1, round(side * shrink)) for side in picture.size], Image.Resampling.BICUBIC)
     left, top, right, bottom = (round(edge * shrink) for edge in box)
     ImageDraw.Draw(picture).rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=_MARK, width=2)
     return picture
-
-
-def enlarged(image: Tensor) -> Image.Image:
-    """Without blur, as pixels are what is to be seen."""
-    picture = _as_image(image)
-    zoom = PANEL / max(picture.size)
-    return picture.resize([max(1, round(side * zoom)) for side in picture.size], Image.Resampling.NEAREST)
-
-
-def _as_image(image: Tensor) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(to_8_bits(image)[0].permute(1, 2, 0).numpy()))
-
-
-def write_text(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, size: int) -> None:
-    pen.text(place, text, fill=_INK, font=ImageFont.load_default(size))

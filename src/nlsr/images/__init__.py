@@ -4,6 +4,7 @@ from nlsr.images.alpha import bleed
 from nlsr.images.bicubic import resize
 from nlsr.images.colour import luma
 from nlsr.images.colour_space import ColourSpace
+from nlsr.images.eight_bits import from_8_bits, to_8_bits
 from nlsr.images.files import (
     ENDINGS,
     FOREIGN_ENDINGS,
@@ -15,6 +16,7 @@ from nlsr.images.files import (
     format_named,
     format_of,
     holds_alpha,
+    is_picture,
     one_line,
     read,
     write,
@@ -43,13 +45,16 @@ __all__ = [
     "flattened",
     "format_named",
     "format_of",
+    "from_8_bits",
     "high_res_patches",
     "holds_alpha",
+    "is_picture",
     "luma",
     "one_line",
     "read",
     "resize",
     "streams",
+    "to_8_bits",
     "tone_mapped",
     "without_metadata",
     "write",

@@ -94,6 +94,12 @@ class Header:
     reading: int
 
 
+def is_picture(name: str) -> bool:
+    """Whether a search takes a file of this name, though it may be one of a format that is not read, so that nobody
+    misses it unawares. What is hidden is left out."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in (*READ_ENDINGS, *FOREIGN_ENDINGS)
+
+
 def read(path: PathLike, *, max_pixels: int = MAX_PIXELS, check: Callable[[Header], object] | None = None) -> Picture:
     """Read the first image of a file, recognised by its content; docs/formats.md lists the formats.
 

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nlsr.evaluate import Pair, bicubic, psnr
-from nlsr.evaluate.worst import PANEL, enlarged, worst_region, write_text
+from nlsr.evaluate.worst import worst_region
 from nlsr.images import Picture, write
+from nlsr.images.sheets import GAP, LINE, PANEL, blank, enlarged, put_row
 from nlsr.weights.checkpoint import write_atomically
 
 LOG_EVERY = 50
 """Steps between two points of TensorBoard's curves."""
-_GAP, _LINE, _PAPER = 12, 22, (250, 250, 248)
 
 
 def add_to_curve(curve: Path, row: dict[str, str]) -> None:
@@ -81,12 +80,8 @@ def draw_sample(pair: Pair, upscaled: Tensor, *, scale: int, caption: str) -> Te
         cut = image[part]
         score = "" if image is pair.high_res else f" {psnr(cut, pair.high_res[part], border=0).item():.2f} dB"
         panels.append((name + score, enlarged(cut)))
-    side, height = PANEL, max(panel.height for _, panel in panels)
-    sheet = Image.new("RGB", (_GAP + 3 * (side + _GAP), _GAP + height + _LINE + _GAP), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for column, (label, panel) in enumerate(panels):
-        sheet.paste(panel, (_GAP + column * (side + _GAP), _GAP))
-        write_text(pen, (_GAP + column * (side + _GAP), _GAP + height + 3), label, size=14)
+    sheet = blank(3, GAP + PANEL + LINE + GAP)
+    put_row(sheet, GAP, panels)
     return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1)[None].float() / 255
 
 

@@ -12,7 +12,7 @@ from nlsr.networks import NETWORKS, Network, configure
 from nlsr.networks.parts import DIV2K_MEAN
 from nlsr.renamed import translated
 from nlsr.weights.checkpoint import mismatches, shorten
-from nlsr.weights.published import PUBLISHED, RELATIVES, Rules, Tensors
+from nlsr.weights.published import COLOUR_SHIFTS, PUBLISHED, RELATIVES, Rules, Tensors
 
 RGB_RANGES = (1.0, 255.0)
 """Values of images in the trainings of published files; 255 is what the code of EDSR does unless told otherwise."""
@@ -180,10 +180,10 @@ def _rgb_range(path: str | Path, tensors: Tensors) -> float:
     Raises: CheckpointError for another mean colour and for a standard deviation: they would load and give wrong
         pictures.
     """
-    for name in ("sub_mean.weight", "add_mean.weight"):
+    for name in (f"{shift}.weight" for shift in COLOUR_SHIFTS):
         if name in tensors and not torch.equal(tensors[name].float().flatten(), torch.eye(3).flatten()):
             raise CheckpointError(f"{path}: expected '{name}' to be the identity, got {tensors[name].tolist()}")
-    shifts = {"sub_mean.bias": -torch.tensor(DIV2K_MEAN), "add_mean.bias": torch.tensor(DIV2K_MEAN)}
+    shifts = {f"{name}.bias": sign * torch.tensor(DIV2K_MEAN) for name, sign in COLOUR_SHIFTS.items()}
     shifts = {name: shift for name, shift in shifts.items() if name in tensors}
     misfits = {
         rgb_range: [name for name, shift in shifts.items() if not _close(tensors[name], rgb_range * shift)]

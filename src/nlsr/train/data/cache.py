@@ -20,9 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.errors import ImageError
-from nlsr.evaluate.datasets import check_low_res, to_8_bits
+from nlsr.evaluate.datasets import check_low_res
 from nlsr.files import replacing, sha256
-from nlsr.images import filled, one_line, read, resize
+from nlsr.images import filled, one_line, read, resize, to_8_bits
 from nlsr.train.data.pairs import Entry, Facts, opened
 from nlsr.train.data.quality import jpeg_quality
 

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from nlsr.errors import UsageError
-from nlsr.images import FOREIGN_ENDINGS, READ_ENDINGS, one_line
+from nlsr.images import READ_ENDINGS, is_picture, one_line
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,6 @@ def find(words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = No
         found.in_folders |= os.path.isdir(word) or any(len(source.place.parts) > 1 for source in sources)
         found.sources += sources
     return replace(found, sources=_each_once(found.sources))
-
-
-def is_picture(name: str) -> bool:
-    """Whether a search takes a file of this name: as a picture, though it may be one of a format that is not read."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in (*READ_ENDINGS, *FOREIGN_ENDINGS)
 
 
 def _each_once(sources: list[Source]) -> list[Source]:

@@ -2,7 +2,7 @@
 
 from nlsr.weights.published import asid, atd, catanet, csnln, edsr, pan, pft, smfanet
 from nlsr.weights.published.edsr import RELATIVES
-from nlsr.weights.published.published import Published, Rules, Tensors
+from nlsr.weights.published.published import COLOUR_SHIFTS, Published, Rules, Tensors
 
 PUBLISHED: dict[str, Published] = {
     network: reader
@@ -12,4 +12,4 @@ PUBLISHED: dict[str, Published] = {
 PUBLISHED = dict(sorted(PUBLISHED.items()))
 """Network -> reader of its files."""
 
-__all__ = ["PUBLISHED", "RELATIVES", "Published", "Rules", "Tensors"]
+__all__ = ["COLOUR_SHIFTS", "PUBLISHED", "RELATIVES", "Published", "Rules", "Tensors"]

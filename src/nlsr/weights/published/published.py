@@ -13,6 +13,9 @@ Rules = list[tuple[str, str | tuple[str, ...] | None]]
 """Patterns of whole published names, and ours; the first that matches counts. Several names of ours share a tensor's
 rows evenly; None drops it."""
 
+COLOUR_SHIFTS = {"sub_mean": -1.0, "add_mean": 1.0}
+"""Fixed convolutions of EDSR's descendants -> how often their bias holds the mean colour."""
+
 
 @dataclass(frozen=True)
 class Published:
