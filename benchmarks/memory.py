@@ -2,6 +2,7 @@
 
 python benchmarks/memory.py networks                  # every preset, reduced and as published
 python benchmarks/memory.py budgets --threads 2       # 1, 12 and 48 megapixels to TIFF; what is refused comes first
+python benchmarks/memory.py budgets --megapixels 2 --model span.pth   # with any file that --model takes
 
 Measured is the peak of resident memory over what the process has when the weights are loaded and the picture is not.
 """
@@ -21,18 +22,19 @@ import tifffile
 import torch
 from PIL import Image
 
+from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import UsageError
 from nlsr.images import Picture
 from nlsr.memory import parse_size, shown
 from nlsr.networks import NETWORKS, PRESETS, Network
 from nlsr.upscale import Upscaler
-from nlsr.upscale.batch import Saving, Task, run
+from nlsr.upscale.batch import Done, Saving, Task, run
 
 REDUCED = {"channels": 32, "num_groups": 2, "num_blocks": 8, "num_features": 32}
 """What a reduced network has, as far as its config knows the name."""
 SIZES = {"published": ((96, None), (192, None), (224, 128)), "reduced": ((192, None), (384, None), (384, 192))}
 """Sides of the pictures and of their tiles."""
-BUDGETS = ((1, "1GiB"), (1, "2GiB"), (1, "4GiB"), (12, "1GiB"), (12, "2GiB"), (12, "4GiB"), (48, "2GiB"))
+BUDGETS = ((1, "1GiB"), (1, "2GiB"), (1, "4GiB"), (2, "1GiB"), (12, "1GiB"), (12, "2GiB"), (12, "4GiB"), (48, "2GiB"))
 REFUSED = (
     (1, "64MiB", "jpg"),
     (12, "128MiB", "tif"),
@@ -41,7 +43,7 @@ REFUSED = (
     (48, "1GiB", "png"),
 )
 """Megapixels of a photo, what it may take, and its format; the first from TIFF."""
-SHAPES = {1: (800, 1250), 12: (3000, 4000), 48: (6000, 8000)}
+SHAPES = {1: (800, 1250), 2: (1250, 1600), 12: (3000, 4000), 48: (6000, 8000)}
 
 
 def build(preset: str, scale: int, reduced: bool) -> Network:
@@ -81,13 +83,13 @@ def network_case(preset: str, scale: int, kind: str, side: int, tile: int | None
     }
 
 
-def budget_case(megapixels: int, memory: str, ending: str, precision: str) -> dict[str, object]:
+def budget_case(megapixels: int, memory: str, ending: str, precision: str, model: str) -> dict[str, object]:
     """As the command does it: what does not fit is refused, and that must not take more than the budget either."""
     height, width = SHAPES[megapixels]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, f"photo.{ending}"), Path(folder, "large.tif")
         subprocess.run([sys.executable, __file__, "photo", str(source), str(height), str(width)], check=True)
-        upscaler = Upscaler(memory=parse_size(memory), precision=precision)  # type: ignore[arg-type]
+        upscaler = Upscaler(model, memory=parse_size(memory), precision=precision)  # type: ignore[arg-type]
         upscaler.upscale(Picture(torch.rand(1, 3, 16, 16)))  # loads the weights
         before = start()
         started, started_processor = time.monotonic(), time.process_time()
@@ -98,6 +100,7 @@ def budget_case(megapixels: int, memory: str, ending: str, precision: str) -> di
         raise done.error
     budget = parse_size(memory)
     return {
+        "model": Path(model).name,
         "picture": f"{megapixels} MP {ending}",
         "budget": memory,
         "plan": str(done.outcome.plan).split(" (")[0] if done.outcome else "refused",
@@ -108,8 +111,13 @@ def budget_case(megapixels: int, memory: str, ending: str, precision: str) -> di
         "measured / budget": round((peak - before) / budget, 2),
         "seconds": round(seconds, 1),
         "processor seconds": round(processor, 1),
-        "processor ns per pixel": round(1e9 * processor / (16 * height * width), 1),
+        "processor ns per pixel": round(1e9 * processor / pixels, 1) if (pixels := _pixels(done)) else "",
     }
+
+
+def _pixels(done: Done) -> int:
+    """Pixels of the result, of which there are none where the picture was refused."""
+    return done.outcome.plan.new_height * done.outcome.plan.new_width if done.outcome else 0
 
 
 def make_photo(path: Path, height: int, width: int) -> None:
@@ -152,17 +160,20 @@ def main() -> None:
     parser.add_argument("what", choices=["networks", "budgets"])
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
     parser.add_argument("--kinds", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--megapixels", nargs="+", type=int, default=list(SHAPES))
+    parser.add_argument("--megapixels", nargs="+", type=int, default=[1, 12, 48])
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="name or file, for budgets")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:
         words = json.loads(options.only)
-        case = network_case if options.what == "networks" else budget_case
-        print(json.dumps(case(*words, options.precision)))
+        if options.what == "networks":
+            print(json.dumps(network_case(*words, options.precision)))
+        else:
+            print(json.dumps(budget_case(*words, options.precision, options.model)))
     elif options.what == "networks":
         kinds = [(kind, *size) for kind in options.kinds for size in SIZES[kind]]
         in_turn([[preset, options.scale, *kind] for preset in options.presets for kind in kinds])

@@ -40,7 +40,7 @@ def test_a_model_is_its_network_in_single_precision(lcoan: str, low_res: Tensor)
     model = load_model(lcoan)
     with torch.no_grad():
         torch.testing.assert_close(model.upscale(low_res), load(lcoan)(low_res).clamp(0, 1), atol=1e-5, rtol=0)
-    assert (model.scale, model.network, model.has_published_weights) == (2, "lcoan", False)
+    assert (model.scale, model.network, model.published_as) == (2, "lcoan", None)
 
 
 def test_published_tiles_are_those_of_the_network(nlsn: str, low_res: Tensor) -> None:
@@ -122,15 +122,15 @@ def test_published_weights_are_a_foreign_file_of_the_published_sizes(tmp_path: P
 
     from nlsr.networks import PAN, PANConfig
 
-    assert bicubic_model(4).has_published_weights
+    assert bicubic_model(4).published_as == "bicubic"
     for config, expected in (
-        (PANConfig(4), True),
-        (PANConfig(4, channels=8, upsampler_channels=8, num_blocks=1), False),
+        (PANConfig(4), "pan"),
+        (PANConfig(4, channels=8, upsampler_channels=8, num_blocks=1), None),
     ):
         foreign = tmp_path / "PANx4_DF2K.safetensors"
         save_file(as_published(PAN(config)), foreign)
-        assert load_model(str(foreign)).has_published_weights is expected
-        assert not load_model(saved(tmp_path, PAN(config))).has_published_weights
+        assert load_model(str(foreign)).published_as == expected
+        assert load_model(saved(tmp_path, PAN(config))).published_as is None
 
 
 def as_published(network: Network) -> dict[str, Tensor]:

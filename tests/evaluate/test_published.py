@@ -23,6 +23,9 @@ def evaluation(data: str, count: int, *, scale: int = 4, failures: tuple[Failure
         ("nlsn", "BSD100", 100, 2, 32.43, 0.9027),
         ("csnln", "Urban100", 100, 4, 27.22, 0.8168),
         ("enlcn", "Manga109", 109, 2, 39.64, 0.9791),
+        ("pft-light", "Set5", 5, 4, 32.63, 0.9002),
+        ("atd-light", "Urban100", 100, 2, 33.27, 0.9375),
+        ("catanet", "Set5", 5, 3, 34.75, 0.9300),
         ("bicubic", "Set14", 14, 3, 27.55, 0.7742),
     ],
 )

@@ -27,7 +27,7 @@ def evaluation(*, data: str = "Set5", count: int = 5, failures: tuple[Failure, .
 
 
 def pan(**changes: object) -> Model:
-    model = replace(bicubic_model(4), name="PAN.pth", network="pan", has_published_weights=True)
+    model = replace(bicubic_model(4), name="PAN.pth", network="pan", published_as="pan")
     return replace(model, **changes)
 
 
@@ -52,8 +52,8 @@ def test_published_numbers_stand_under_their_protocol_with_the_difference() -> N
 @pytest.mark.parametrize(
     "result",
     [
-        Result(pan(has_published_weights=False), evaluation()),
-        Result(pan(network="lcoan"), evaluation()),
+        Result(pan(published_as=None), evaluation()),
+        Result(pan(published_as="lcoan"), evaluation()),
         Result(pan(), evaluation(count=4)),
         Result(pan(), evaluation(data="Set6")),
     ],

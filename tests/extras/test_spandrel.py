@@ -138,6 +138,22 @@ def test_sizes_that_a_network_needs_are_made_and_undone(tmp_path):
         torch.testing.assert_close(load(path)(pixels).detach(), own_output(path, pixels), atol=1e-5, rtol=1e-4)
 
 
+def test_a_network_that_needs_multiples_of_128_and_squares_takes_every_picture(nlsr, tmp_path):
+    from spandrel.architectures.Uformer import Uformer
+
+    path = saved(Uformer(img_size=128, embed_dim=8, depths=[1] * 9, num_heads=[1] * 9), tmp_path)
+    sizes = spandrel.ModelLoader().load_from_file(path).size_requirements
+    assert (sizes.multiple_of, sizes.square) == (128, True)
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 13, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    code, _, err = nlsr("upscale", tmp_path / "a.png", "--model", path, "-o", tmp_path / "b.png")
+    assert (code, err) == (0, "")
+    expected = own_output(path, torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
+    with Image.open(tmp_path / "b.png") as result:
+        actual = torch.from_numpy(np.array(result)).permute(2, 0, 1)[None].float()
+    torch.testing.assert_close(actual, (255 * expected).round(), atol=1, rtol=0)
+
+
 def test_half_precision_is_what_the_descriptor_says_and_only_when_asked(tmp_path):
     path = saved(swinir(), tmp_path)
     assert Upscaler(path).plan(20, 20).precision == "fp32"

@@ -37,8 +37,8 @@ class Model:
     """Equal identities give equal results on equal images: hash of the weights, settings, tiles. JSON values."""
     network: str = BICUBIC
     """Its name in `NETWORKS`."""
-    has_published_weights: bool = False
-    """Whether published numbers are about it: a file of the authors' format and sizes, or bicubic itself."""
+    published_as: str | None = None
+    """The preset whose published numbers are about it: a file of the authors' format and sizes, or bicubic itself."""
     enlarge_luma: Upscale | None = None
 
 
@@ -46,7 +46,7 @@ def bicubic_model(scale: int) -> Model:
     """The baseline of every table, which also enlarges luma alone, as published rows of it were made."""
     identity = {"model": BICUBIC, "scale": scale}
     enlarge_luma = partial(resize, scale=float(scale))
-    return Model(BICUBIC, scale, bicubic(scale), identity, has_published_weights=True, enlarge_luma=enlarge_luma)
+    return Model(BICUBIC, scale, bicubic(scale), identity, published_as=BICUBIC, enlarge_luma=enlarge_luma)
 
 
 def load_model(
@@ -94,13 +94,14 @@ def load_model(
         upscale if redraw is None else _redrawing(network, upscale, redraw),
         identity,
         network=kind,
-        has_published_weights=not is_ours(read_metadata(path)) and _has_published_sizes(network, kind),
+        published_as=None if is_ours(read_metadata(path)) else _preset_of(network, kind),
     )
 
 
-def _has_published_sizes(network: Network, kind: str) -> bool:
-    presets = [preset(network.scale) for name, preset in PRESETS.items() if name.split("-")[0] == kind]
-    return network.config in presets
+def _preset_of(network: Network, kind: str) -> str | None:
+    """The preset that has the sizes of a network."""
+    names = [name for name in PRESETS if name.split("-")[0] == kind]
+    return next((name for name in names if PRESETS[name](network.scale) == network.config), None)
 
 
 def _upscale(network: Network, *, tiles: Tiles, ensemble: bool, device: str | torch.device) -> tuple[Upscale, Network]:

@@ -44,6 +44,15 @@ def _scores(*rows: tuple[float, ...]) -> dict[str, Score]:
 
 
 PUBLISHED = {
+    "atd-light": Published(
+        "Zhang et al., CVPR 2024, the results in its repository",
+        "luma",
+        {
+            2: _scores((38.29, 0.9616), (34.10, 0.9217), (32.39, 0.9023), (33.27, 0.9375), (39.52, 0.9789)),
+            3: _scores((34.74, 0.9300), (30.68, 0.8485), (29.32, 0.8109), (29.17, 0.8709), (34.60, 0.9506)),
+            4: _scores((32.63, 0.8998), (28.89, 0.7886), (27.79, 0.7440), (26.97, 0.8107), (31.48, 0.9198)),
+        },
+    ),
     "bicubic": Published(
         "the bicubic rows of the papers",
         LUMA_FIRST,
@@ -103,5 +112,14 @@ PUBLISHED = {
             ),
         },
     ),
+    "pft-light": Published(
+        "Long et al., CVPR 2025, the results in its repository",
+        "luma",
+        {
+            2: _scores((38.36, 0.9620), (34.20, 0.9233), (32.43, 0.9030), (33.67, 0.9411), (39.55, 0.9792)),
+            3: _scores((34.82, 0.9305), (30.75, 0.8493), (29.33, 0.8116), (29.46, 0.8763), (34.61, 0.9509)),
+            4: _scores((32.63, 0.9002), (28.97, 0.7899), (27.78, 0.7442), (27.20, 0.8171), (31.51, 0.9204)),
+        },
+    ),
 }
-"""By the name of the network; the sets in the order of `SIZES`."""
+"""By the name of the preset; the sets in the order of `SIZES`."""

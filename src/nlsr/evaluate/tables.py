@@ -27,8 +27,8 @@ class Result:
     @property
     def published(self) -> tuple[Published, Score] | None:
         """The authors' numbers, if the weights are theirs, the data set is whole, and the protocol was used."""
-        published = PUBLISHED.get(self.model.network)
-        if not self.model.has_published_weights or published is None:
+        published = PUBLISHED.get(self.model.published_as or "")
+        if published is None:
             return None
         score = published.score(self.evaluation)
         return None if score is None or published.protocol not in self.evaluation.means else (published, score)

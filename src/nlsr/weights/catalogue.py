@@ -95,8 +95,6 @@ def recognised(digest: str) -> KnownFile | None:
     return next((known for known in known_files() if known.sha256 == digest), None)
 
 
-DF2K = "DIV2K and Flickr2K, whose images are for academic research"
-
 SMFANET_FILES = {
     ("smfanet", 2): "daea7fc72a6e4aff80163768209ea5e56fd9705db9e6323f31822f24cd03902e",
     ("smfanet", 3): "ae9953d36b4afb25211a23b02499dc029dfe64a2549c3426b29aaca14f17baa1",
