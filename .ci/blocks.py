@@ -35,6 +35,7 @@ LIMIT = 1200
 IN_CLONE = ".ci/run runs it in a fresh clone"
 NEEDS_TORCH = "fetches torch once more, into an environment of its own"
 NEEDS_INDEX = "needs PyTorch's own package index"
+DOWNLOADS = "needs a file that the authors' repository has; tests download from a server of their own"
 MINUTES = "takes minutes"
 LEFT_OUT = {
     "python3 -m venv .venv": IN_CLONE,
@@ -48,6 +49,8 @@ LEFT_OUT = {
     ".venv/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu": NEEDS_INDEX,
     "pipx install . --pip-args='--extra-index-url https://download.pytorch.org/whl/cpu'": NEEDS_INDEX,
     "uv tool install . --torch-backend cpu": NEEDS_INDEX,
+    "nlsr weights get smfanet-plus-x4": DOWNLOADS,
+    "nlsr upscale photo.jpg --model smfanet-plus-x4": DOWNLOADS,
     "nlsr benchmark operators -o results": MINUTES,
     "nlsr benchmark operators --stack --channels 128 --size 160 -o stack": MINUTES,
     "torchrun --nproc-per-node 4 $(which nlsr) train recipes/published/nlsn-x2.toml --data DIR": "needs four GPUs",
