@@ -18,6 +18,7 @@ from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
 from nlsr.memory import peak_memory, reset_peak, total_memory
 from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr.report import Report
 
 OUTPUT = (720, 1280)
 """Height and width of the result for which the field counts multiply-adds."""
@@ -78,7 +79,7 @@ def measure(
     threads: int,
     limit: float = 600,
     modules: Sequence[str] = (),
-    report: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
 ) -> Iterator[Row]:
     """The rows of a table, one by one.
 

@@ -22,6 +22,7 @@ from nlsr.benchmark.counting import count
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
 from nlsr.memory import peak_memory, reset_peak
+from nlsr.report import Report
 
 SIZES = (64, 96, 128, 160, 224, 320)
 STACK = 10
@@ -70,7 +71,7 @@ def measure(
     device: str = "cpu",
     limit: float = 120,
     modules: Sequence[str] = (),
-    report: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
 ) -> list[Measurement]:
     """Times, memory and multiply-adds of operators, at square maps.
 

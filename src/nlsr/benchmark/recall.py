@@ -4,7 +4,7 @@ What looks alike is known from the high-res image, which no match has seen. Matc
 need for how much of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nlsr.benchmark.quality import trained_features
 from nlsr.errors import UsageError
 from nlsr.evaluate import PairFolder
 from nlsr.images import APART, high_res_patches
+from nlsr.report import Report
 from nlsr.weights import load
 
 ALIKE = 16
@@ -47,7 +48,7 @@ def measure(
     model: str,
     operators: list[str],
     settings: Mapping[str, Any],
-    report: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
 ) -> list[Recall]:
     """The first match of a model, then of operators on the features that it sees, on pictures of a folder.
 

@@ -15,6 +15,7 @@ from nlsr.evaluate.metrics import Score
 from nlsr.evaluate.protocols import LUMA_FIRST, PAPERS, PROTOCOLS, WORDS, measure_luma_first
 from nlsr.images import from_8_bits, resize, to_8_bits
 from nlsr.memory import out_of_memory
+from nlsr.report import Report
 
 Upscale = Callable[[Tensor], Tensor]
 """From float32 RGB (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w), on any device; need not be clipped."""
@@ -87,7 +88,7 @@ def evaluate(
     protocols: Sequence[str] = (PAPERS,),
     enlarge_luma: Upscale | None = None,
     remember: Remember | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Report | None = None,
 ) -> Evaluation:
     """Compare upscaled images with the originals of a folder, under the papers' protocol or several.
 

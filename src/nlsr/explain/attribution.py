@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nlsr.errors import ShapeError, UsageError
 from nlsr.explain.region import Region, around
+from nlsr.report import Report
 
 STEPS = 50
 """Steps of the path, as published."""
@@ -28,9 +29,6 @@ SIGMA, BLUR_SIZE = 1.2, 9
 """The Gaussian at the start of the path: its standard deviation and side in low-res pixels, as published."""
 MAGNITUDE_FLOOR = 1e-10
 """Added to squared magnitudes, whose root has no gradient at zero: a 400th of one of 255 levels."""
-
-Report = Callable[[int, int], object]
-"""Called with how many steps are done, and of how many."""
 
 
 @dataclass(frozen=True, eq=False)

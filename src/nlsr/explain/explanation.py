@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nlsr.errors import ShapeError, UsageError
-from nlsr.explain.attribution import REGION, STEPS, WINDOW, Attribution, Report, attribute
+from nlsr.explain.attribution import REGION, STEPS, WINDOW, Attribution, attribute
 from nlsr.explain.origins import Sources, sources
 from nlsr.explain.region import Region, around
 from nlsr.memory import default_budget, shown
 from nlsr.networks import Network
+from nlsr.report import Report
 
 SMALLEST_SIDE = 16
 """Smallest side of a picture: more than any network adds to a map, and more than the blur reaches."""

@@ -56,9 +56,9 @@ def sources(
         some = "one affinity, 0" if len(operators) == 1 else f"affinities 0 to {len(operators) - 1}"
         raise UsageError(f"affinity {index}: this network has {some}")
     (affinity,) = network.trace(image, keep="recomputed", only=index).affinities
-    layout = Layout.of(affinity, *image.shape[2:])
-    queries = layout.queries(*at)
-    heat = layout.on_image(affinity.rows(queries).double().mean((0, 1)).cpu())
+    placement = Placement.of(affinity, *image.shape[2:])
+    queries = placement.queries(*at)
+    heat = placement.on_image(affinity.rows(queries).double().mean((0, 1)).cpu())
     reached, groups = affinity.reach(queries), affinity.groups()
     return Sources(
         operator=operator_name(operators[index]),
@@ -66,15 +66,15 @@ def sources(
         num_affinities=len(operators),
         heat=heat,
         strongest=strongest(heat, count),
-        reach=None if reached is None else layout.on_image(reached.double()) > 0,
+        reach=None if reached is None else placement.on_image(reached.double()) > 0,
         reach_is=affinity.reach_is,
-        groups=None if groups is None else layout.codes_on_image(groups[0].cpu()),
+        groups=None if groups is None else placement.codes_on_image(groups[0].cpu()),
         groups_are=operators[index].groups_are,
     )
 
 
 @dataclass(frozen=True)
-class Layout:
+class Placement:
     """How the queries and keys of an affinity lie on an image.
 
     The map that is matched may be larger than the image: continued at the bottom and at the right, and enlarged by a
@@ -91,7 +91,7 @@ class Layout:
     """Positions of the map per key, along a side."""
 
     @classmethod
-    def of(cls, affinity: Affinity, height: int, width: int) -> "Layout":
+    def of(cls, affinity: Affinity, height: int, width: int) -> "Placement":
         """
         Args:
             height, width: size of the image; each is larger than what is added to it.

@@ -4,7 +4,7 @@ What goes otherwise than planned is put right here and noted: memory that runs o
 that overflow in half precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from nlsr.errors import ImageError, NotFiniteError
 from nlsr.images import Picture, bleed
 from nlsr.memory import out_of_memory
+from nlsr.report import Report
 from nlsr.upscale.bands import pieces, resize_bands
 from nlsr.upscale.cascade import Cascade
 from nlsr.upscale.ensemble import ensemble
@@ -24,9 +25,6 @@ LAST_TILE = 16
 """The smallest tile that is tried when memory runs out."""
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # BT.601, full range
-
-Report = Callable[[int, int], None]
-"""Called with the number of tiles done and the number of all."""
 
 
 class Stream:

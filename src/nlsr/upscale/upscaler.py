@@ -17,12 +17,13 @@ from nlsr.images import Header, Picture, check_target, encoder_bytes, streams, w
 from nlsr.images.files import PathLike
 from nlsr.memory import default_budget, parse_size
 from nlsr.networks import Network
+from nlsr.report import Report
 from nlsr.upscale.arrays import as_picture
 from nlsr.upscale.cascade import Models
 from nlsr.upscale.plan import Job, Plan, make_plan
 from nlsr.upscale.precision import Precision, choose
 from nlsr.upscale.size import Size
-from nlsr.upscale.stream import LAST_TILE, Report, Stream
+from nlsr.upscale.stream import LAST_TILE, Stream
 
 _SAMPLES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
 

@@ -8,21 +8,18 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from nlsr.errors import CheckpointError
 from nlsr.files import sha256
+from nlsr.report import Report
 from nlsr.weights.catalogue import KnownFile
 
 TIMEOUT = 30
 """Seconds without a byte after which a server is given up."""
 CHUNK = 2**16
-
-Report = Callable[[int, int], None]
-"""Called with the bytes that are there and those of the whole file."""
 
 
 def download(known: KnownFile, target: Path, *, report: Report | None = None) -> Path:

@@ -5,7 +5,7 @@ from nlsr.train.data.batches import Batches
 from nlsr.train.data.cache import default_folder
 from nlsr.train.data.degradation import DegradationSection, degrade
 from nlsr.train.data.pairs import Entry, Facts, Pairs
-from nlsr.train.data.preparation import Report, prepare
+from nlsr.train.data.preparation import prepare
 from nlsr.train.data.summaries import summary, table
 from nlsr.train.data.taught import teach
 
@@ -16,7 +16,6 @@ __all__ = [
     "Entry",
     "Facts",
     "Pairs",
-    "Report",
     "default_folder",
     "degrade",
     "flip_and_turn",

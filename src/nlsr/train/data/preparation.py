@@ -1,7 +1,7 @@
 """From folders of images to pairs: every image decoded once, into a cache of one file per image."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,12 +9,10 @@ from nlsr.errors import ImageError, NlsrError, RecipeError, UsageError
 from nlsr.evaluate import PairFolder
 from nlsr.files import remove_all_abandoned
 from nlsr.images import READ_ENDINGS, one_line
+from nlsr.report import Report
 from nlsr.train.data.cache import entry_of
 from nlsr.train.data.pairs import Entry, Pairs
 from nlsr.upscale.batch.sources import find
-
-Report = Callable[[int, int], None]
-"""Called with the number of images done and the number of all."""
 
 MOST_DECODERS = 8
 """Each holds an image in several copies."""

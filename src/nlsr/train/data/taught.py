@@ -19,8 +19,8 @@ from nlsr.errors import ImageError
 from nlsr.files import remove_all_abandoned, replacing
 from nlsr.images import one_line
 from nlsr.networks import Network, name_of
+from nlsr.report import Report
 from nlsr.train.data.pairs import Entry, Pairs, opened
-from nlsr.train.data.preparation import Report
 from nlsr.upscale import Upscaler
 
 

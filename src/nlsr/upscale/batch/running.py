@@ -25,11 +25,11 @@ from nlsr.images import (
     write,
 )
 from nlsr.memory import out_of_memory
+from nlsr.report import Report
 from nlsr.upscale.batch.manifest import Content, Manifest
 from nlsr.upscale.batch.settings import Saving, prepared
 from nlsr.upscale.batch.targets import Task
 from nlsr.upscale.plan import Plan
-from nlsr.upscale.stream import Report
 from nlsr.upscale.upscaler import Outcome, Result, Upscaler
 
 ASIDE = 16

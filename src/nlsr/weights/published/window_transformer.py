@@ -1,7 +1,6 @@
 """What files of ATD and PFT have in common."""
 
 import math
-import re
 from typing import Any
 
 from nlsr.weights.published.published import Rules, Tensors, commonest_size, count
@@ -68,7 +67,3 @@ def sizes_by_stage(tensors: Tensors, name: str, axis: int) -> tuple[int, ...]:
         commonest_size(tensors, rf"layers\.{stage}\.residual_group\.layers\.\d+\.{name}", axis)
         for stage in range(stages)
     )
-
-
-def has_layers(tensors: Tensors) -> bool:
-    return any(re.match(LAYER, name) for name in tensors)
