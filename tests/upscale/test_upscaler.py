@@ -354,9 +354,9 @@ def test_an_ensemble_is_the_mean_of_eight_whole_or_in_tiles():
 
 
 def test_auto_is_never_half_precision_for_more_than_8_bits(monkeypatch):
-    monkeypatch.setattr("nlsr.upscale.precision._has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("nlsr.upscale.precision.has_fast_bf16", lambda device: True)
     assert [Upscaler(network()).plan(9, 9, depth=depth).precision for depth in (8, 16, 32)] == ["bf16", "fp32", "fp32"]
-    monkeypatch.setattr("nlsr.upscale.precision._has_fast_bf16", lambda device: False)
+    monkeypatch.setattr("nlsr.upscale.precision.has_fast_bf16", lambda device: False)
     assert Upscaler(network()).plan(9, 9).precision == "fp32"
 
 

@@ -2,16 +2,16 @@
 
 import os
 import platform
-from pathlib import Path
 
 import torch
 
+from nlsr.machine import processor
 from nlsr.memory import total_memory
 
 
 def facts(device: str, threads: int) -> dict[str, str | int | float]:
     """The machine in words, for the head of every result."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
     return {
         "device": name,
         "threads": threads,
@@ -21,12 +21,3 @@ def facts(device: str, threads: int) -> dict[str, str | int | float]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

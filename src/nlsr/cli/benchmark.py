@@ -151,6 +151,40 @@ def networks(
 
 
 @app.command()
+def engines(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Names of weights, or weight files.", show_default="the default model")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or 'auto' by picture and processor.")] = "auto",
+    pictures: Annotated[int, typer.Option(min=2, help="Of the longer of two batches that are timed.")] = 9,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs that are timed; the median counts.")] = 3,
+    output: Folder = None,
+    threads: Threads = None,
+) -> None:
+    """How long the whole command takes with each engine that is installed; `--engine auto` chooses by it."""
+    import torch
+
+    from nlsr.benchmark.engines import measure, table
+    from nlsr.benchmark.machine import facts
+    from nlsr.cli.progress import Counter
+    from nlsr.default import DEFAULT_MODEL
+
+    if output:
+        _check_folder(output)
+    if threads:
+        torch.set_num_threads(threads)
+    with Counter("measuring") as counter:
+        rows = measure(
+            models or [DEFAULT_MODEL], precision=precision, pictures=pictures, repeats=repeats, report=counter
+        )
+    machine = facts("cpu", torch.get_num_threads())
+    tables = [table(rows), _measured_on(machine)]
+    print("\n\n".join(tables))
+    if output:
+        _write(output, "engines", [{"machine": machine} | dataclasses.asdict(row) for row in rows], tables)
+
+
+@app.command()
 def recall(
     data: Annotated[Path, typer.Option("--data", help="Folder of high-res pictures.")],
     names: Annotated[

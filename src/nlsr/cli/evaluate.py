@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nlsr.cli.settings import Imports, ModelSettings, Threads, device_named, model_settings
+from nlsr.cli.settings import Engine, Imports, ModelSettings, Threads, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
@@ -54,6 +54,7 @@ def evaluate(
     ] = "none",
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over eight flips and turns.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    engine: Engine = "torch",
     threads: Threads = None,
 ) -> None:
     """PSNR and SSIM under named protocols: low-res images are made as MATLAB does, upscaled, and compared."""
@@ -81,6 +82,7 @@ def evaluate(
         redraw=redraw,
         ensemble=ensemble,
         device=device_named(device),
+        engine=engine,
     )
     models, failed = _models(model, options)
     results = []

@@ -28,6 +28,10 @@ Imports = Annotated[
         help="Python module that registers operators or networks of your own; may be repeated.",
     ),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(help="What computes: torch, onnxruntime, openvino, or 'auto' by what `nlsr benchmark engines` found."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

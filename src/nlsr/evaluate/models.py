@@ -58,6 +58,7 @@ def load_model(
     redraw: int | None = None,
     ensemble: bool = False,
     device: str | torch.device = "cpu",
+    engine: str = "torch",
 ) -> Model:
     """A model by name.
 
@@ -68,6 +69,7 @@ def load_model(
         tiles: whole images, tiles of a side, or as the numbers of the network were published.
         redraw: a seed; fresh hash directions for every image, a function of the seed and the image.
         ensemble: the mean over eight flips and turns.
+        engine: as `Upscaler` takes it.
     Raises: UsageError for a scale that the model lacks, CheckpointError for a model that cannot be loaded.
     """
     if name == BICUBIC:
@@ -78,7 +80,7 @@ def load_model(
     network = load(path, device=device, **(settings or {}))
     if scale not in (None, network.scale):
         raise UsageError(f"--scale {scale}: {name} upscales by {network.scale}")
-    upscale, network = _upscale(network, tiles=tiles, ensemble=ensemble, device=device)
+    upscale, network = _upscale(network, tiles=tiles, ensemble=ensemble, device=device, engine=engine)
     identity = {
         "model": sha256(path),
         "settings": {key: str(value) for key, value in sorted((settings or {}).items())},
@@ -86,7 +88,7 @@ def load_model(
         "redraw": redraw,
         "ensemble": ensemble,
         "device": torch.device(device).type,
-    }
+    } | ({} if (used := getattr(upscale, "engine_name", "torch")) == "torch" else {"engine": used})
     kind = name_of(network)
     return Model(
         name,
@@ -104,13 +106,17 @@ def _preset_of(network: Network, kind: str) -> str | None:
     return next((name for name in names if PRESETS[name](network.scale) == network.config), None)
 
 
-def _upscale(network: Network, *, tiles: Tiles, ensemble: bool, device: str | torch.device) -> tuple[Upscale, Network]:
+def _upscale(
+    network: Network, *, tiles: Tiles, ensemble: bool, device: str | torch.device, engine: str
+) -> tuple[Upscale, Network]:
     """A plain function, and the network that it computes with."""
     if tiles != "published":
-        upscaler = Upscaler(network, tile=tiles, precision="fp32", ensemble=ensemble, device=device)
+        upscaler = Upscaler(network, tile=tiles, precision="fp32", ensemble=ensemble, device=device, engine=engine)
         computing = upscaler.models.network(network.scale)
         assert isinstance(computing, Network)
         return upscaler, computing
+    if engine != "torch":
+        raise UsageError(f"--engine {engine}: published numbers are torch's; leave out --tiles published, or --engine")
     tiled = partial(_published_tiling(network), network)
     if ensemble:
         tiled = partial(over_eight_positions, tiled)

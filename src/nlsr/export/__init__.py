@@ -13,11 +13,12 @@ import torch
 
 from nlsr.errors import TargetError, UsageError
 from nlsr.export.formats import FORMATS, Format, Weights
-from nlsr.export.graph import record
+from nlsr.export.graph import check_exportable, record
+from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import Proof, prove
 from nlsr.networks import Network, name_of
 
-__all__ = ["FORMATS", "Proof", "Weights", "export", "metadata_of"]
+__all__ = ["FORMATS", "Proof", "Weights", "check_exportable", "export", "onnx_of", "prove"]
 
 WEIGHTS: tuple[Weights, ...] = ("fp32", "fp16")
 
@@ -61,11 +62,16 @@ def export(
         raise TargetError(f"{there[0]}: exists already; choose another name or allow it with --overwrite")
     network = network.eval().to("cpu", torch.float32)
     with _beside(path, form) as unproved:
-        form.write(record(network, weights=weights), unproved, metadata_of(network, weights, card))
+        form.write(record(network, weights=weights), unproved, _metadata(network, weights, card))
         return prove(network, form.open(unproved), weights=weights)
 
 
-def metadata_of(network: Network, weights: Weights, card: dict[str, Any] | None) -> dict[str, str]:
+def onnx_of(network: Network) -> bytes:
+    """The content of an ONNX file in single precision, not proved. Raises: as `export`."""
+    return onnx_model(record(network), _metadata(network, "fp32", None))
+
+
+def _metadata(network: Network, weights: Weights, card: dict[str, Any] | None) -> dict[str, str]:
     """What an exported file says of itself."""
     return {
         "format": "nlsr-graph-1",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from nlsr.errors import CheckpointError
-from nlsr.export.onnx import check_onnx, onnx_model
+from nlsr.export.onnx import onnx_model
 from nlsr.extras import require
 
 Weights = Literal["fp32", "fp16"]
@@ -63,20 +63,20 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str]) -
     path.write_bytes(onnx_model(program, metadata))
 
 
-def open_onnx(path: Path, *, threads: int | None = None) -> Run:
+def open_onnx(graph: Path | bytes, *, threads: int | None = None) -> Run:
     """Raises: CheckpointError for a file that ONNX Runtime does not read."""
     import onnxruntime
 
     if hasattr(onnxruntime, "disable_telemetry_events"):
         onnxruntime.disable_telemetry_events()
-    check_onnx(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
+
     try:
-        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_content(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(graph, error) from error
     return lambda low_res: torch.from_numpy(session.run(None, {"low_res": low_res.contiguous().numpy()})[0])
 
 
@@ -89,21 +89,27 @@ def write_openvino(program: ExportedProgram, path: Path, metadata: dict[str, str
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def open_openvino(path: Path, *, threads: int | None = None, settings: dict[str, Any] | None = None) -> Run:
+def open_openvino(graph: Path | bytes, *, threads: int | None = None, settings: dict[str, Any] | None = None) -> Run:
     """Raises: CheckpointError for a file that OpenVINO does not read."""
     import openvino
 
     wanted = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     wanted |= {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
     try:
-        model = openvino.Core().compile_model(path, "CPU", wanted | (settings or {}))
+        core = openvino.Core()
+        model = core.compile_model(core.read_model(_content(graph)), "CPU", wanted | (settings or {}))
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise _damaged(graph, error) from error
     # A copy, as the engine uses its memory again.
     return lambda low_res: torch.from_numpy(model(low_res.contiguous().numpy())[0].copy())
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _content(graph: Path | bytes) -> str | bytes:
+    return graph if isinstance(graph, bytes) else os.fspath(graph)
+
+
+def _damaged(graph: Path | bytes, error: Exception) -> CheckpointError:
+    path = "a graph" if isinstance(graph, bytes) else graph
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return CheckpointError(f"{path}: damaged, or written by another version ({reason}); export it again")
 

@@ -21,12 +21,8 @@ LARGEST_SIDE = 2**14
 @torch.no_grad()
 def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
     """The graph of a network in eval mode. Raises: UsageError with the operation and the reason if it has none."""
+    check_exportable(network)
     name = name_of(network)
-    for operator in network.operators():
-        if operator.no_graph:
-            raise UsageError(f"{name} cannot be exported: its attention {type(operator).__name__} {operator.no_graph}")
-    if isinstance(network, ForeignNetwork):
-        raise UsageError(f"a network of {name} is not built by nlsr and cannot be exported; its own library may do so")
     module = HalfWeights(network) if weights == "fp16" else network
     sides = {"height": Dim("height", min=1, max=LARGEST_SIDE), "width": Dim("width", min=1, max=LARGEST_SIDE)}
     free = {0: Dim("batch", min=1), 2: sides["height"], 3: sides["width"]}
@@ -39,6 +35,16 @@ def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
         raise UsageError(f"{name} cannot be exported for every size: {_where(error)}{' '.join(reason[:2])}") from error
     _allow_single_pixels(program)
     return program
+
+
+def check_exportable(network: Network) -> None:
+    """Raises: UsageError with the operation and the reason for a network that is known to have no graph."""
+    name = name_of(network)
+    if isinstance(network, ForeignNetwork):
+        raise UsageError(f"a network of {name} is not built by nlsr and cannot be exported; its own library may do so")
+    for operator in network.operators():
+        if operator.no_graph:
+            raise UsageError(f"{name} cannot be exported: its attention {type(operator).__name__} {operator.no_graph}")
 
 
 class HalfWeights(nn.Module):

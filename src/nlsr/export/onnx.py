@@ -4,13 +4,12 @@ import contextlib
 import io
 import logging
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from nlsr.errors import CheckpointError, ExportError
+from nlsr.errors import ExportError
 
 OPSET = 18
 """Understood by ONNX Runtime since 1.14 and by OpenVINO since 2023."""
@@ -27,15 +26,6 @@ def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
         raise ExportError(f"ONNX has no form of this network: {_innermost(error)}") from error
     made.model.metadata_props.update(metadata)
     return made.model_proto.SerializeToString()
-
-
-def check_onnx(path: Path) -> None:
-    """Raises: CheckpointError for a file that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from nlsr.upscale.foreign import Foreign
 from nlsr.upscale.size import passes
 from nlsr.weights import family, find, load
 
+Run = Callable[[Any, Tensor], Tensor]
+"""A network and images -> upscaled images."""
+
 
 class Cascade(nn.Module):
     """Networks applied in turn; of none of them, the identity."""
@@ -28,10 +31,15 @@ class Cascade(nn.Module):
         self.scales = tuple(network.scale for network in networks)
         self.scale = math.prod(self.scales)
 
-    def forward(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
+    def forward(self, low_res: Float[Tensor, "b 3 h w"], run: Run | None = None) -> Float[Tensor, "b 3 sh sw"]:
+        """
+        Args:
+            run: runs a network on images; by default the network itself does.
+        """
         upscaled = low_res
         for index, network in enumerate(self.networks):
-            upscaled = network(upscaled.float().clamp(0, 1) if index else upscaled)
+            seen = upscaled.float().clamp(0, 1) if index else upscaled
+            upscaled = network(seen) if run is None else run(network, seen)
         return upscaled
 
     def bytes_per_pixel(self) -> int:

@@ -23,6 +23,13 @@ SCATTERED = {"fp32": 1.15, "bf16": 1.6, "fp16": 1.6}
 left, and those of half precision are small enough to be kept. Measured; between runs it varies by a fifth."""
 
 
+ENGINE_SHARE = {"torch": 1.0, "onnxruntime": 2.5, "openvino": 2.3}
+"""Memory of an engine against what torch needs: windows of sorted positions are copied, and pools of memory grow by
+halves. Measured: 1.6 to 2.5 and 1.0 to 2.1 times for PAN, `lcoan-light` and SMFANet+."""
+ENGINE_BYTES = {"torch": 0, "onnxruntime": 64 * 2**20, "openvino": 128 * 2**20}
+"""What an engine and its compiled network take once, whatever the picture; measured."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a plan depends on, beside the networks and the budget.
@@ -54,6 +61,7 @@ class Plan:
         scales: the scale of each network, in the order in which they are applied; empty if the picture is not enlarged.
         tile_size: the largest side of a tile in pixels of the picture; None takes it whole.
         precision: in which the networks compute.
+        engine: what computes them.
         predicted: the memory it will take beside the program, in bytes.
         reason: why it is whole or tiled, in words.
     """
@@ -67,6 +75,7 @@ class Plan:
     precision: Precision
     predicted: int
     reason: str
+    engine: str = "torch"
 
     @property
     def rows(self) -> Axis:
@@ -91,6 +100,7 @@ class Plan:
         words = [tiles if self.num_tiles > 1 else "whole"]
         words += [f"in {len(self.scales)} passes ({'x'.join(map(str, self.scales))})"] if len(self.scales) > 1 else []
         words += [self.precision] if self.precision != "fp32" else []
+        words += [f"by {self.engine}"] if self.engine != "torch" else []
         return f"{' '.join(words)} ({self.reason})"
 
 
@@ -102,6 +112,7 @@ def make_plan(
     budget: int,
     strict: bool,
     precision: Precision,
+    engine: str = "torch",
     less: str = "",
 ) -> Plan:
     """Whole if that fits the budget, else the largest tiles that do; tiles that are asked for are taken.
@@ -112,7 +123,7 @@ def make_plan(
     Raises: UsageError if refused.
     """
     sizes = [None, *_tile_sizes(cascade)] if tile == "auto" else [None if tile == "none" else tile]
-    needs = {size: predict(cascade, job, size, precision) for size in sizes}
+    needs = {size: predict(cascade, job, size, precision, engine) for size in sizes}
     fitting = [size for size in sizes if needs[size] <= budget]
     chosen = fitting[0] if fitting else min(sizes, key=needs.__getitem__)
     need = shown(needs[chosen])
@@ -136,26 +147,28 @@ def make_plan(
         precision,
         needs[chosen],
         reason,
+        engine,
     )
 
 
-def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision) -> int:
+def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision, engine: str = "torch") -> int:
     """The most memory in bytes that will be in use beside the program, its libraries and the weights.
 
     Whole: the picture in float32 and the greater of two, the feature maps, and the upscaled picture with what is held
     of the result. In tiles: all of them together, and the upscaled row of tiles that they are blended into. But never
     less than reading the picture took.
     """
-    return PROGRAM_BYTES + max(job.reading, _computing(cascade, job, tile_size, precision))
+    computing = _computing(cascade, job, tile_size, precision, ENGINE_SHARE[engine])
+    return PROGRAM_BYTES + ENGINE_BYTES[engine] + max(job.reading, computing)
 
 
-def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision) -> int:
+def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision, share: float) -> int:
     channels = 4 if job.alpha else 3
     height, width = (min(side, tile_size or side) for side in (job.height, job.width))
     tile_pixels, picture_pixels = height * width, job.height * job.width
     high = 4 * channels * cascade.scale**2  # bytes of an upscaled pixel of the picture
     scattered = 1 if tile_pixels == picture_pixels else SCATTERED[precision]
-    compute = round(cascade.bytes_per_pixel() * MEMORY_SHARE[precision] * tile_pixels * scattered)
+    compute = round(cascade.bytes_per_pixel() * MEMORY_SHARE[precision] * share * tile_pixels * scattered)
     compute += high * tile_pixels if job.ensemble else 0
     handed_on = 8 * (high * job.width + 4 * channels * job.new_width) + 4 * BAND_BYTES  # with rows kept for resizing
     picture = (40 if job.alpha else 12) * picture_pixels  # with alpha: colours are filled in, in copies

@@ -35,7 +35,7 @@ def choose(
     Raises: UsageError for an unknown precision, and for one that the network is not made for.
     """
     if precision == "auto":
-        return "bf16" if depth == 8 and made_for is None and _has_fast_bf16(device) else "fp32"
+        return "bf16" if depth == 8 and made_for is None and has_fast_bf16(device) else "fp32"
     if precision in ("bf16", "fp16") and made_for is not None and precision not in made_for:
         raise UsageError(
             f"--precision {precision}: this model is not made for it; take {' or '.join(('fp32', *made_for))}"
@@ -58,7 +58,7 @@ def computing_in(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _has_fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

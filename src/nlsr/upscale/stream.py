@@ -16,6 +16,7 @@ from nlsr.memory import out_of_memory
 from nlsr.report import Report
 from nlsr.upscale.bands import pieces, resize_bands
 from nlsr.upscale.cascade import Cascade
+from nlsr.upscale.engine import Engine, EngineFailed
 from nlsr.upscale.ensemble import ensemble
 from nlsr.upscale.plan import Plan
 from nlsr.upscale.precision import Precision, computing_in
@@ -37,12 +38,14 @@ class Stream:
         plan: Plan,
         *,
         device: torch.device,
+        engine: Engine | None = None,
         ensemble: bool = False,
         report: Report | None = None,
     ) -> None:
         self.plan, self.notes = plan, list[str]()
         self._cascade, self._picture = cascade, picture
         self._device, self._ensemble, self._report = device, ensemble, report
+        self._engine = engine
         self._alpha = picture.alpha
         self._pixels = picture.pixels
         self._repeated = self._tiles_done = self._num_tiles = 0
@@ -169,11 +172,23 @@ class Stream:
         """None if other than finite values came."""
         try:
             with computing_in(precision, self._device):
-                upscaled = self._cascade(low_res.contiguous(memory_format=torch.channels_last)).float()
+                upscaled = self._run(low_res, precision).float()
         except NotFiniteError:
             return None
         # One pass and one number: a sum is finite only if all that is summed is.
         return upscaled if upscaled.sum(dtype=torch.float32).isfinite() else None
+
+    def _run(self, low_res: Tensor, precision: Precision) -> Tensor:
+        """By the engine; where it fails torch goes on."""
+        engine = self._engine
+        if engine is not None:
+            try:
+                return self._cascade(low_res, lambda network, images: engine.run(network, images, precision))
+            except EngineFailed as error:
+                height, width = low_res.shape[2:]
+                self._engine = None
+                self.notes.append(f"{engine.name} failed on {width}x{height} pixels ({error}): torch went on")
+        return self._cascade(low_res.contiguous(memory_format=torch.channels_last))
 
 
 def is_opaque(alpha: Tensor) -> bool:

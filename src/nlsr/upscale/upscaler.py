@@ -20,8 +20,10 @@ from nlsr.networks import Network
 from nlsr.report import Report
 from nlsr.upscale.arrays import as_picture
 from nlsr.upscale.cascade import Models
+from nlsr.upscale.engine import check_network, choose_precision, engine_named
+from nlsr.upscale.figures import fastest_of
 from nlsr.upscale.plan import Job, Plan, make_plan
-from nlsr.upscale.precision import Precision, choose
+from nlsr.upscale.precision import Precision
 from nlsr.upscale.size import Size
 from nlsr.upscale.stream import LAST_TILE, Stream
 
@@ -67,6 +69,8 @@ class Upscaler:
         precision: Literal["auto"] | Precision = "auto",
         ensemble: bool = False,
         device: str | torch.device = "cpu",
+        engine: str = "torch",
+        pictures: int = 1,
     ) -> None:
         """
         Args:
@@ -83,6 +87,9 @@ class Upscaler:
             precision: "auto" is bf16 for 8-bit pictures on processors made for it, else fp32.
             ensemble: average over eight flips and turns: a little better, eight times the time.
             device: where the network runs.
+            engine: "torch", "onnxruntime" or "openvino"; "auto" is the one that was the fastest here for so many
+                pictures when `nlsr benchmark engines` measured it, and torch if it never did.
+            pictures: how many will be upscaled, for "auto".
         Raises: CheckpointError for a model that cannot be loaded, UsageError for anything else that is wrong.
         """
         if tile not in ("auto", "none") and not (isinstance(tile, int) and tile >= LAST_TILE):
@@ -95,9 +102,22 @@ class Upscaler:
         self.device = device_named(device)
         self.tile, self.memory = tile, memory
         self.precision, self.ensemble = precision, ensemble
-        choose(precision, self.device, depth=8)
+        if engine != "auto":
+            self._engine = engine_named(engine, self.device)
+            choose_precision(self._engine, precision, self.device, depth=8)
         self.models = Models(model, self.device, model_scale=model_scale, limit=memory)
-        choose(precision, self.device, depth=8, made_for=self.models.half_precisions)
+        if engine == "auto":
+            fastest = fastest_of(self.models, precision, pictures) if self.device.type == "cpu" else "torch"
+            self._engine = engine_named(fastest, self.device)
+        if self._engine is not None:
+            for step in self.models.scales:
+                check_network(self._engine, self.models.network(step))
+        choose_precision(self._engine, precision, self.device, depth=8, made_for=self.models.half_precisions)
+
+    @property
+    def engine_name(self) -> str:
+        """What computes."""
+        return "torch" if self._engine is None else self._engine.name
 
     @property
     def scale(self) -> int:
@@ -198,7 +218,15 @@ class Upscaler:
                 f"the plan is one for {plan.width}x{plan.height} to {plan.new_width}x{plan.new_height}, this is "
                 f"{width}x{height} to {new_size[1]}x{new_size[0]}; make another"
             )
-        return Stream(cascade, picture, plan, device=self.device, ensemble=self.ensemble, report=report)
+        return Stream(
+            cascade,
+            picture,
+            plan,
+            device=self.device,
+            engine=self._engine,
+            ensemble=self.ensemble,
+            report=report,
+        )
 
     def plan(
         self,
@@ -251,7 +279,10 @@ class Upscaler:
             tile=self.tile,
             budget=self.budget,
             strict=strict,
-            precision=choose(self.precision, self.device, depth, made_for=self.models.half_precisions),
+            precision=choose_precision(
+                self._engine, self.precision, self.device, depth, made_for=self.models.half_precisions
+            ),
+            engine=self.engine_name,
             less=less,
         )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli.settings import Imports, ModelSettings, Overwrite, Threads, device_named, model_settings
+from nlsr.cli.settings import Engine, Imports, ModelSettings, Overwrite, Threads, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 
 
@@ -50,6 +50,7 @@ def upscale(
         bool, typer.Option("--ensemble", help="Average over eight flips and turns: better, eight times the time.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    engine: Engine = "torch",
     threads: Threads = None,
     format: Annotated[
         str | None,
@@ -124,6 +125,8 @@ def upscale(
             precision=precision,  # type: ignore[arg-type]  # it is checked there
             ensemble=ensemble,
             device=device_named(device),
+            engine=engine,
+            pictures=len(places.sources),
         )
         saving = Saving(
             format=places.format,

@@ -1,12 +1,8 @@
 """What is asked of a batch, and what of it decides about results."""
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from nlsr.errors import ImageError
 from nlsr.images import (
@@ -19,8 +15,7 @@ from nlsr.images import (
     tone_mapped,
     without_metadata,
 )
-from nlsr.networks import name_of
-from nlsr.upscale.foreign import Foreign
+from nlsr.upscale.identity import identity
 from nlsr.upscale.stream import is_opaque
 from nlsr.upscale.upscaler import Upscaler
 
@@ -81,10 +76,11 @@ def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
     """
     networks = [upscaler.models.cascade(scale).networks[0] for scale in upscaler.models.scales]
     return {
-        "model": [_identity(network) for network in networks],
+        "model": [identity(network) for network in networks],
         "size": {name: value for name, value in asdict(upscaler.size).items() if value is not None},
         "tile": upscaler.tile,
         "precision": upscaler.precision,
+        "engine": upscaler.engine_name,
         "ensemble": upscaler.ensemble,
         "format": saving.format,
         "quality": saving.quality,
@@ -92,13 +88,3 @@ def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:
         "tone_map": saving.tone_map,
         "background": saving.background and list(saving.background),
     }
-
-
-def _identity(network: nn.Module) -> str:
-    """Equal for equal networks with equal weights, whatever file they came from; functions are told by their names."""
-    what = network.name if isinstance(network, Foreign) else f"{name_of(network)} {network.config}"
-    digest = hashlib.sha256(what.encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""How long the whole command takes with each engine, from its start on: one picture, and several.
+
+What is found is kept, and `--engine auto` chooses by it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from nlsr.errors import NlsrError, UsageError
+from nlsr.images import Picture, read, write
+from nlsr.upscale import Upscaler
+from nlsr.upscale.engine import ENGINES
+from nlsr.upscale.figures import Figure, conditions, store
+from nlsr.upscale.identity import identity
+
+SIDE = 256
+"""Pixels along each side of the pictures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with one engine."""
+
+    model: str
+    engine: str
+    start: float
+    """Seconds that are taken once, from the start of the program on."""
+    picture: float
+    """Seconds of each picture."""
+    peak_bytes: int
+    """Of resident memory, with the program itself."""
+    failure: str = ""
+    """Why the engine was not timed; empty if it was."""
+
+
+def measure(
+    models: Sequence[str],
+    *,
+    precision: str = "auto",
+    pictures: int = 9,
+    repeats: int = 3,
+    report: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Time the command with every engine that is installed, in turn, and keep the figures in the user's cache.
+
+    Args:
+        models: names of weights, or weight files.
+        precision: as `Upscaler` takes it; "auto" of pictures with 8 bits.
+        pictures: of the longer of two batches that are timed.
+        repeats: runs that are timed; the median counts.
+        report: called with the number of runs done and of all.
+    Raises: UsageError if the cache cannot be written, CheckpointError for a model that cannot be loaded.
+    """
+    engines = [name for name in ENGINES if find_spec(name) is not None]
+    rows = []
+    runs = len(models) * (1 + 2 * repeats) * len(engines)
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if report:
+            report(done, runs)
+
+    with tempfile.TemporaryDirectory(prefix="nlsr-") as name:
+        folder = Path(name)
+        _make_pictures(folder, pictures)
+        for model in models:
+            upscaler = Upscaler(model, precision=precision)  # type: ignore[arg-type]  # it is checked there
+            failures = {}
+            for engine in engines:  # the first run makes graphs and fills caches
+                failures[engine] = _run(folder, model, engine, precision, 1).failure
+                tell()
+            working = [engine for engine in engines if not failures[engine]]
+            timed: dict[tuple[str, int], list[_Run]] = {}
+            for _ in range(repeats):
+                for engine in working:
+                    for count in (1, pictures):
+                        timed.setdefault((engine, count), []).append(_run(folder, model, engine, precision, count))
+                        tell()
+            measured = [_row(model, engine, timed, pictures) for engine in working]
+            rows += measured
+            rows += [Row(model, engine, 0, 0, 0, failures[engine]) for engine in engines if failures[engine]]
+            network = upscaler.models.network(upscaler.models.scales[-1])
+            try:
+                known = [Figure(row.engine, row.start, row.picture) for row in measured]
+                store(conditions(identity(network), precision), known)
+            except OSError as error:
+                raise UsageError(
+                    f"the cache cannot be written ({error.strerror}); set NLSR_CACHE to a folder"
+                ) from error
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: seconds of batches of 1, 10 and 500 pictures, and memory."""
+    counts = (1, 10, 500)
+    lines = ["| model | engine | " + " | ".join(f"{count} x {SIDE}x{SIDE}" for count in counts) + " | peak MiB |"]
+    lines.append("| --- | --- |" + " ---: |" * (len(counts) + 1))
+    for row in rows:
+        if row.failure:
+            lines.append(f"| {row.model} | {row.engine} | {row.failure} |" + " |" * len(counts))
+            continue
+        seconds = [f"{row.start + count * row.picture:.3g} s" for count in counts]
+        lines.append(f"| {row.model} | {row.engine} | {' | '.join(seconds)} | {row.peak_bytes / 2**20:,.0f} |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Run:
+    seconds: float
+    peak_bytes: int
+    failure: str
+
+
+def _make_pictures(folder: Path, count: int) -> None:
+    """Parts of a photo, 8 bits."""
+    from nlsr.export.proof import example
+
+    photo = example()
+    enlarged = torch.nn.functional.interpolate(photo, size=(SIDE + count, SIDE + count), mode="bicubic").clamp(0, 1)
+    for number, part in ((1, "one"), (count, "several")):
+        (folder / part).mkdir()
+        for index in range(number):
+            write(folder / part / f"{index}.png", Picture(enlarged[..., index : index + SIDE, :SIDE].contiguous()))
+    assert read(folder / "one" / "0.png").depth == 8
+
+
+def _run(folder: Path, model: str, engine: str, precision: str, count: int) -> _Run:
+    """The command in a process of its own."""
+    words = ["upscale", str(folder / ("one" if count == 1 else "several")), "-o", str(folder / "out"), "--overwrite"]
+    words += ["--model", model, "--engine", engine, "--precision", precision]
+    words += ["--threads", str(torch.get_num_threads())]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nlsr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = process.stderr.read().decode(errors="replace").strip()
+    process.stderr.close()
+    peak = 0
+    if hasattr(os, "wait4"):
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    seconds = time.perf_counter() - started
+    code = process.wait()
+    if code and engine == "torch":
+        raise NlsrError(said.splitlines()[-1] if said else f"nlsr upscale ended with {code}")
+    return _Run(seconds, peak, said.splitlines()[-1] if code and said else f"ended with {code}" if code else "")
+
+
+def _row(model: str, engine: str, timed: dict[tuple[str, int], list[_Run]], pictures: int) -> Row:
+    one, several = (median(run.seconds for run in timed[engine, count]) for count in (1, pictures))
+    picture = max(0.0, (several - one) / (pictures - 1))
+    peak = max(run.peak_bytes for run in timed[engine, pictures])
+    return Row(model, engine, one - picture, picture, peak)

@@ -1,0 +1,136 @@
+"""Networks run by another engine than torch: graphs made once, proved beside torch, and kept in the user's cache.
+
+Knows nothing of pictures and tiles.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nlsr.cache import cache_folder
+from nlsr.errors import CheckpointError, UsageError
+from nlsr.export import check_exportable, onnx_of, prove
+from nlsr.export.formats import Run, open_onnx, open_openvino
+from nlsr.extras import require
+from nlsr.files import replacing
+from nlsr.memory import out_of_memory
+from nlsr.networks import Network
+from nlsr.upscale.foreign import Foreign
+from nlsr.upscale.identity import identity
+from nlsr.upscale.precision import Precision, choose, has_fast_bf16
+
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime", "openvino")
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+
+class EngineFailed(Exception):
+    """An engine did not compute; the message says why, in one line."""
+
+
+class Engine:
+    """Runs networks on the processor. A network is compiled when it is first run, for every size."""
+
+    def __init__(self, name: EngineName) -> None:
+        """Raises: UsageError if a library is missing."""
+        for module in (name, "onnx", "onnxscript"):
+            require(module, extra=EXTRAS[name])
+        self.name = name
+        self._compiled: dict[tuple[int, Precision], Run] = {}
+
+    def run(self, network: Network, low_res: Tensor, precision: Precision) -> Tensor:
+        """What a network makes of images.
+
+        Raises: EngineFailed if the engine does not compute it, MemoryError if memory runs out.
+        """
+        try:
+            key = id(network), precision
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(network, precision)
+            return self._compiled[key](low_res.float())
+        except UsageError:
+            raise
+        except Exception as error:  # an engine may fail in any way
+            if out_of_memory(error):
+                raise MemoryError from error
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EngineFailed(reason) from error
+
+    def _compile(self, network: Network, precision: Precision) -> Run:
+        """From the cache, where it is written first; a cache that cannot be written costs time alone."""
+        path = cache_folder() / "engines" / f"{self._key(network)}.onnx"
+        if path.is_file():
+            with contextlib.suppress(CheckpointError):  # damaged: it is made again
+                return self._open(precision)(path)
+        graph = onnx_of(network)
+        prove(network, self._open("fp32", cache=False)(graph))
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(graph)
+            return self._open(precision)(path)
+        return self._open(precision, cache=False)(graph)
+
+    def _open(self, precision: Precision, *, cache: bool = True) -> Callable[[Path | bytes], Run]:
+        if self.name == "onnxruntime":
+            return open_onnx
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision]}
+        if cache:
+            settings["CACHE_DIR"] = str(cache_folder() / "engines" / "openvino")
+        return partial(open_openvino, settings=settings)
+
+    def _key(self, network: Network) -> str:
+        """Of the network and of all that a graph and its proof depend on."""
+        made_by = [self.name, *(f"{name} {version(name)}" for name in ("nlsr", "torch", "onnxscript", self.name))]
+        return hashlib.sha256(" ".join([identity(network), *made_by]).encode()).hexdigest()[:32]
+
+
+def engine_named(name: str, device: torch.device) -> Engine | None:
+    """The engine of a name; None for torch.
+
+    Raises: UsageError for a name or device that it does not know, and if a library is missing.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"--engine {name}: expected auto, {', '.join(ENGINES)}")
+    if name == "torch":
+        return None
+    if device.type != "cpu":
+        raise UsageError(f"--engine {name}: computes on the processor; leave out --device {device}, or --engine")
+    return Engine(name)
+
+
+def check_network(engine: Engine, network: Network | Foreign) -> None:
+    """Raises: UsageError for a network that the engine cannot run."""
+    if isinstance(network, Foreign):
+        raise UsageError(f"--engine {engine.name}: runs networks of nlsr; {network.name} is a function of your own")
+    check_exportable(network)
+
+
+def choose_precision(
+    engine: Engine | None,
+    precision: Literal["auto"] | Precision,
+    device: torch.device,
+    depth: int,
+    *,
+    made_for: tuple[str, ...] | None = None,
+) -> Precision:
+    """As `choose`, of what an engine computes in. Raises: UsageError for anything else, and for bf16 on a processor
+    that is not made for it, where an engine would silently compute in another precision."""
+    if engine is None:
+        return choose(precision, device, depth, made_for=made_for)
+    if engine.name == "onnxruntime":
+        if precision not in ("auto", "fp32"):
+            raise UsageError(f"--precision {precision}: onnxruntime computes in fp32; leave it out")
+        return "fp32"
+    if precision == "fp16":
+        raise UsageError("--precision fp16: openvino computes in fp32 or bf16 on a processor")
+    if precision == "bf16" and not has_fast_bf16(device):
+        raise UsageError("--precision bf16: this processor has no instructions for it; take fp32")
+    return choose(precision, device, depth)

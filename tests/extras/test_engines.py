@@ -1,0 +1,131 @@
+"""ONNX Runtime and OpenVINO: files and engines beside torch, without a network."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jaxtyping
+import pytest
+import torch
+from PIL import Image
+from tests.sockets import attempts
+
+from nlsr import Upscaler
+from nlsr.errors import CheckpointError
+from nlsr.export import FORMATS, export
+from nlsr.export.proof import example
+from nlsr.images import Picture
+from nlsr.networks import PAN, LCoAN, LCoANConfig, PANConfig, SMFANet, SMFANetConfig
+from nlsr.weights import save_network
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'nlsr[onnx]'")
+pytest.importorskip("openvino", reason="needs openvino: pip install 'nlsr[openvino]'")
+
+LIGHT = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)
+NETWORKS = {
+    "lcoan": lambda: LCoAN(LIGHT),
+    "smfanet": lambda: SMFANet(SMFANetConfig(2, channels=8, num_blocks=1)),
+    "pan": lambda: PAN(PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1)),
+}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("NLSR_CACHE", str(tmp_path / "cache"))
+    jaxtyping.config.update("jaxtyping_disable", True)  # sides of a graph that is recorded are symbols
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def network(name="lcoan"):
+    """With an attention that does something: it starts as the identity."""
+    made, generator = NETWORKS[name](), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return made.eval()
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_a_file_computes_what_the_network_does_and_opens_no_socket(tmp_path, name, to):
+    net, path = network(name), tmp_path / f"a{FORMATS[to].suffix}"
+    with attempts() as tried:
+        export(net, path, to=to)
+        run = FORMATS[to].open(path)
+        for size in ((2, 7, 31), (1, 3, 2), (1, 48, 33)):
+            low_res = example()[..., : size[1], : size[2]].expand(size[0], -1, -1, -1)
+            torch.testing.assert_close(run(low_res), net(low_res), atol=1e-4, rtol=1e-3)
+    assert tried == []
+
+
+def test_ten_lines_of_onnxruntime_alone_run_a_file(tmp_path):
+    """Neither torch nor nlsr may be imported."""
+    net = network()
+    export(net, tmp_path / "m.onnx", to="onnx", card={"steps": 3})
+    Image.effect_noise((37, 21), 60).convert("RGB").save(tmp_path / "small.png")
+    docs = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "engines.md")
+    with open(docs, encoding="utf-8") as file:
+        lines = file.read().split("```python\n")[1].split("```")[0]
+    assert len(lines.strip().splitlines()) <= 10
+    blocked = "import sys; sys.modules['torch'] = sys.modules['nlsr'] = None\n"
+    subprocess.run([sys.executable, "-c", blocked + lines], cwd=tmp_path, check=True)
+    upscaler = Upscaler(net, precision="fp32")
+    upscaler.save(__import__("nlsr").read(tmp_path / "small.png"), tmp_path / "expected.png")
+    with Image.open(tmp_path / "large.png") as one, Image.open(tmp_path / "expected.png") as other:
+        assert one.size == (74, 42)
+        pairs = zip(one.convert("RGB").tobytes(), other.convert("RGB").tobytes(), strict=True)
+        assert sum(abs(a - b) > 1 for a, b in pairs) <= 0.001 * 3 * 74 * 42
+    facts = onnxruntime.InferenceSession(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map
+    assert (facts["network"], facts["scale"], json.loads(facts["card"])) == ("lcoan", "2", {"steps": 3})
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_upscales_as_torch_does_and_finds_its_graph_again(monkeypatch, tmp_path, engine):
+    net, picture = network("pan"), Picture(example(), depth=32)
+    with attempts() as tried:
+        result = Upscaler(net, engine=engine, precision="fp32", tile=64).upscale(picture)
+    assert tried == []
+    assert result.notes == ()
+    expected = Upscaler(net, precision="fp32", tile=64).upscale(picture).picture.pixels
+    torch.testing.assert_close(result.picture.pixels, expected, atol=1e-4, rtol=1e-3)
+    (graph,) = (tmp_path / "cache" / "engines").glob("*.onnx")
+    monkeypatch.setattr("nlsr.upscale.engine.onnx_of", lambda _: pytest.fail("made again"))
+    assert Upscaler(net, engine=engine, precision="fp32", tile=64).upscale(picture).notes == ()
+    monkeypatch.undo()
+    monkeypatch.setenv("NLSR_CACHE", str(tmp_path / "cache"))
+    graph.write_bytes(graph.read_bytes()[:100])
+    assert Upscaler(net, engine=engine, precision="fp32", tile=64).upscale(picture).notes == ()
+    assert graph.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_cache_that_cannot_be_written_is_no_failure(monkeypatch, tmp_path, engine):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NLSR_CACHE", str(tmp_path / "file" / "below"))
+    result = Upscaler(network("pan"), engine=engine, precision="fp32").upscale(Picture(example(), depth=32))
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_a_damaged_file_is_one_line(tmp_path, to):
+    path = tmp_path / f"a{FORMATS[to].suffix}"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(
+        CheckpointError, match=r"damaged, or written by another version \(.*\); export it again"
+    ) as info:
+        FORMATS[to].open(path)
+    assert "\n" not in str(info.value)
+
+
+def test_commands_take_an_engine(nlsr, tmp_path):
+    save_network(tmp_path / "m.safetensors", network())
+    (tmp_path / "in").mkdir()
+    Image.effect_noise((48, 40), 60).convert("RGB").save(tmp_path / "in" / "a.png")
+    model = ("--model", tmp_path / "m.safetensors", "--engine", "onnxruntime")
+    code, out, err = nlsr("upscale", tmp_path / "in" / "a.png", *model, "-o", tmp_path / "b.png")
+    assert (code, err) == (0, "")
+    assert "whole by onnxruntime" in out
+    assert nlsr("evaluate", "--data", tmp_path / "in", *model)[0] == 0
