@@ -10,3 +10,8 @@ SIZES = {2: (360, 640), 3: (240, 426), 4: (180, 320)}
 @pytest.mark.parametrize(("scale", "published"), [(2, 70.52), (3, 38.99), (4, 28.16)])
 def test_multiply_adds_of_pan_are_the_published_ones(scale, published):
     assert multiply_adds("pan", scale, *SIZES[scale]) / 1e9 == pytest.approx(published, abs=0.006)
+
+
+def test_multiply_adds_are_counted_where_shapes_depend_on_numbers():
+    """CATANet's windows overlap: how many cover a position is counted on the way."""
+    assert multiply_adds("catanet", 4, 8, 8) > multiply_adds("catanet", 4, 6, 6) > 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from nlsr.attention.streamed import uncut
 from nlsr.benchmark.counting import count
@@ -134,7 +134,7 @@ def count_multiply_adds(build: Callable[[], Network], height: int, width: int) -
     try:
         with FakeTensorMode():
             return _count(build, height, width)
-    except DataDependentOutputException:
+    except (DataDependentOutputException, DynamicOutputShapeException):
         return _count(build, height, width)
 
 

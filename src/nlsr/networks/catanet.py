@@ -95,11 +95,11 @@ class CATANet(Network):
         return upscaled + low_res
 
     def bytes_per_pixel(self) -> int:
-        """The greater of two: tokens slot by slot with the maps around them, and what enlarging makes, measured at x4;
-        and the weights that are shared."""
+        """The greater of two: tokens slot by slot with the maps around them and the weights that are shared, and what
+        enlarging makes; measured at x2 and x4."""
         config = self.config
         shared = config.heads * (2 * config.chunk_sizes[0] + config.num_centres[0]) if config.share else 0
-        return 4 * (config.channels * max(30, 4 * config.scale**2) + shared)
+        return 4 * max(38 * config.channels + shared, 50 * config.channels * config.scale**2 // 16)
 
     def operators(self) -> list[Operator]:
         return [module for module in self.modules() if isinstance(module, Operator)]
