@@ -25,7 +25,7 @@ def main() -> None:
     photo = photo[:, :height, :width]
     draws = [np.random.default_rng(seed) for seed in range(7)]
     small = [resize(photo, scale=1 / SCALE)]
-    small += [degrade(photo, scale=SCALE, settings=DegradationSection(), draw=draw) for draw in draws]
+    small += [degrade(photo, scale=SCALE, settings=DegradationSection(), generator=draw) for draw in draws]
     panels = [shown(image) for image in small]
     sheet = stack([stack(panels[:4], dim=2), stack(panels[4:], dim=2)], dim=1)
     nlsr.write(root / "docs" / "degradation.jpg", Picture(sheet[None].float() / 255), overwrite=True)

@@ -155,7 +155,7 @@ def test_qualities_stay_in_their_range(monkeypatch):
         lambda image, quality, full_colour: seen.append(quality) or image,
     )
     for seed in range(200):
-        degrade(picture(8, 8), scale=2, settings=settings(jpeg=1.0, jpeg_quality=(70, 73)), draw=draws(seed))
+        degrade(picture(8, 8), scale=2, settings=settings(jpeg=1.0, jpeg_quality=(70, 73)), generator=draws(seed))
     assert set(seen) == {70, 71, 72, 73}
 
 
@@ -180,7 +180,7 @@ def test_a_resize_does_not_move_a_blob(kernel, side):
 )
 def test_no_stage_moves_a_blob(changes):
     for seed in range(3):
-        low = degrade(blob(), scale=4, settings=settings(**changes), draw=draws(seed))
+        low = degrade(blob(), scale=4, settings=settings(**changes), generator=draws(seed))
         assert low.shape == (3, 24, 24)
         assert place(low) == pytest.approx([0.4, 0.55], abs=4e-3), seed  # a tenth of a low-res pixel
 
@@ -190,7 +190,7 @@ def test_a_blur_is_as_wide_as_the_recipe_says_in_low_res_pixels(scale):
     """Variances of a convolution add up."""
     image, wide = blob(24 * scale), dict(blur=1.0, blur_sigma=(0.8, 0.8), anisotropic=0.0, generalised=0.0, plateau=0.0)
     plain, blurred = (
-        degrade(image, scale=scale, settings=settings(resize_kernels=["bicubic"], **changes), draw=draws(0))
+        degrade(image, scale=scale, settings=settings(resize_kernels=["bicubic"], **changes), generator=draws(0))
         for changes in ({}, wide)
     )
     assert (spread(blurred) - spread(plain)) * 24**2 == pytest.approx(0.8**2, rel=0.1)
@@ -204,7 +204,7 @@ def test_pictures_go_through_the_chain_once_or_twice_and_in_both_orders(monkeypa
     always = settings(jpeg=1.0, twice=0.4, resize=1.0, resize_range=(0.5, 1.5))
     for seed in range(300):
         sizes.append([])
-        degrade(picture(64, 64), scale=4, settings=always, draw=draws(seed, 7))
+        degrade(picture(64, 64), scale=4, settings=always, generator=draws(seed, 7))
     sides = [[image.shape[1] for image in one] for one in sizes]
     assert np.mean([len(one) == 2 for one in sides]) == pytest.approx(0.4, abs=0.08)
     first = [one[0] for one in sides if len(one) == 2]
@@ -265,13 +265,13 @@ def test_the_clean_share_of_the_patches_is_plain(data, tmp_path):
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_defaults_give_images_of_the_right_size_at_every_scale(scale):
     for seed in range(20):
-        low = degrade(picture(8 * scale, 5 * scale), scale=scale, settings=DegradationSection(), draw=draws(seed))
+        low = degrade(picture(8 * scale, 5 * scale), scale=scale, settings=DegradationSection(), generator=draws(seed))
         assert low.shape == (3, 8, 5)
         assert low.dtype == torch.uint8
 
 
 def test_strengths_differ_between_the_patches_of_a_batch():
-    images = [degrade(picture(), scale=2, settings=DegradationSection(), draw=draws(seed)) for seed in range(12)]
+    images = [degrade(picture(), scale=2, settings=DegradationSection(), generator=draws(seed)) for seed in range(12)]
     assert len({image.numpy().tobytes() for image in images}) == 12
 
 

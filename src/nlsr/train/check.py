@@ -195,18 +195,18 @@ def _measure(recipe: Recipe, batch_size: int, side: int) -> tuple[float, float]:
     """
     before = reset_peak()
     network, scale = recipe.build_network().to(memory_format=torch.channels_last), recipe.network.scale
-    draw = torch.Generator().manual_seed(0)
-    low_res = torch.rand(batch_size, 3, side, side, generator=draw).contiguous(memory_format=torch.channels_last)
-    high_res = torch.rand(batch_size, 3, side * scale, side * scale, generator=draw)
+    generator = torch.Generator().manual_seed(0)
+    low_res = torch.rand(batch_size, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
+    high_res = torch.rand(batch_size, 3, side * scale, side * scale, generator=generator)
     optimizer = torch.optim.Adam(network.parameters())
     times = []
     for _ in range(MEASURED_STEPS):
         started = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.training.precision == "bf16"):
-            trace = network.trace(low_res, draws=draw)
+            trace = network.trace(low_res, draws=generator)
         (trace.upscaled.float() - high_res).abs().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        network.learn(network.observe(trace), generator=draw)
+        network.learn(network.observe(trace), generator=generator)
         times.append(time.process_time() - started)
     return sorted(times)[len(times) // 2], peak_memory() - before

@@ -34,10 +34,12 @@ def flip_and_turn(image: Tensor, which: int) -> Tensor:
     return image.transpose(-2, -1) if which & 4 else image
 
 
-def random_rectangle(size: int, draw: np.random.Generator) -> Rectangle:
+def random_rectangle(size: int, generator: np.random.Generator) -> Rectangle:
     """Rows and columns of a square: sides from one pixel to the whole, anywhere."""
-    sides = draw.integers(1, size, size=2, endpoint=True)
-    rows, columns = (slice(start, start + side) for side in sides for start in [int(draw.integers(size - side + 1))])
+    sides = generator.integers(1, size, size=2, endpoint=True)
+    rows, columns = (
+        slice(start, start + side) for side in sides for start in [int(generator.integers(size - side + 1))]
+    )
     return rows, columns
 
 

@@ -71,10 +71,10 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         self.chances = areas / areas.sum()
 
     def __getitem__(self, step: int) -> tuple[Float[Tensor, "b 3 _h _w"], ...]:
-        draw = np.random.default_rng([self.seed, step])
+        generator = np.random.default_rng([self.seed, step])
         shape = self.batch_size, self.most_detailed_of
-        images = draw.choice(self.usable, shape, p=self.chances)
-        places, turns = draw.random((*shape, 2)), draw.integers(8, size=self.batch_size)
+        images = generator.choice(self.usable, shape, p=self.chances)
+        places, turns = generator.random((*shape, 2)), generator.integers(8, size=self.batch_size)
         patches = [
             self._patch(
                 *self._most_detailed(images[i], places[i]),
@@ -105,23 +105,23 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         rows, columns = (int(p * (side - self.patch_size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
         return rows, columns
 
-    def _patch(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> list[Tensor]:
-        """Low-res, high-res and perhaps taught, augmented; what the first arguments do not say comes from `draw`."""
+    def _patch(self, index: int, place: np.ndarray, turn: int, generator: np.random.Generator) -> list[Tensor]:
+        """Low-res, high-res and perhaps taught, augmented; `generator` decides what the other arguments do not."""
         settings = self.augmentation
-        images = self._cut(index, place, turn, draw)
-        if settings.cut_mix and draw.random() < settings.cut_mix:
-            other = int(draw.choice(self.usable, p=self.chances))
-            others = self._cut(other, draw.random(2), int(draw.integers(8)), draw)
-            rectangle = random_rectangle(self.patch_size, draw)
+        images = self._cut(index, place, turn, generator)
+        if settings.cut_mix and generator.random() < settings.cut_mix:
+            other = int(generator.choice(self.usable, p=self.chances))
+            others = self._cut(other, generator.random(2), int(generator.integers(8)), generator)
+            rectangle = random_rectangle(self.patch_size, generator)
             factors = [1] + [self.pairs.scale] * (len(images) - 1)
             both = zip(images, others, factors, strict=True)
             images = [paste(image, another, rectangle, factor) for image, another, factor in both]
-        if settings.permute_colours and draw.random() < settings.permute_colours:
-            channels = draw.permutation(3)
+        if settings.permute_colours and generator.random() < settings.permute_colours:
+            channels = generator.permutation(3)
             images = [image[channels] for image in images]
         return images
 
-    def _cut(self, index: int, place: np.ndarray, turn: int, draw: np.random.Generator) -> list[Tensor]:
+    def _cut(self, index: int, place: np.ndarray, turn: int, generator: np.random.Generator) -> list[Tensor]:
         """A patch of one image, degraded or plain, flipped and turned."""
         low, high = self.pairs[index]
         size, scale = self.patch_size, self.pairs.scale
@@ -129,36 +129,36 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         whole = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
         taught = [self.pairs.taught(index)[:, *whole]] if self.pairs.teacher else []
         degradation = self.degradation
-        if degradation is not None and draw.random() < degradation.clean:
+        if degradation is not None and generator.random() < degradation.clean:
             degradation = None
         if degradation is None and self.augmentation.zoom is None:
             low = low[:, top : top + size, left : left + size]
             high = high[:, *whole]
         else:
-            low, high = self._made(high, top, left, degradation, draw)
+            low, high = self._made(high, top, left, degradation, generator)
         if self.augmentation.flips_and_turns:
             return [flip_and_turn(image, turn) for image in (low, high, *taught)]
         return [low, high, *taught]
 
     def _made(
-        self, high: Tensor, top: int, left: int, degradation: DegradationSection | None, draw: np.random.Generator
+        self, high: Tensor, top: int, left: int, degradation: DegradationSection | None, generator: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """The patch at (top, left) with a low-res version of its own, both cut out of larger ones.
 
         It lies a little off the middle of those, as the blocks of JPEG begin anywhere in a patch.
         """
         size, scale, settings = self.patch_size, self.pairs.scale, self.augmentation
-        before = [int(pixels) for pixels in draw.integers(CONTEXT - 4, CONTEXT + 4, size=2)]
-        zoom = 1.0 if settings.zoom is None else draw.uniform(*settings.zoom)
+        before = [int(pixels) for pixels in generator.integers(CONTEXT - 4, CONTEXT + 4, size=2)]
+        zoom = 1.0 if settings.zoom is None else generator.uniform(*settings.zoom)
         around = _around(high, (top - before[0], left - before[1]), size + 2 * CONTEXT, scale, zoom)
         if degradation is None:
             low = resize(around, scale=1 / scale)
         else:
-            low = degrade(around, scale=scale, settings=degradation, draw=draw)
-            if settings.cut_clean and draw.random() < settings.cut_clean:
+            low = degrade(around, scale=scale, settings=degradation, generator=generator)
+            if settings.cut_clean and generator.random() < settings.cut_clean:
                 images = [low, resize(around, scale=1 / scale)]
-                one, other = images if draw.random() < 0.5 else reversed(images)
-                low = paste(one, other, random_rectangle(size + 2 * CONTEXT, draw))
+                one, other = images if generator.random() < 0.5 else reversed(images)
+                low = paste(one, other, random_rectangle(size + 2 * CONTEXT, generator))
         low = low[:, before[0] : before[0] + size, before[1] : before[1] + size]
         top, left = (scale * start for start in before)
         return low, around[:, top : top + scale * size, left : left + scale * size]

@@ -20,7 +20,7 @@ from nlsr.train.data.degradation.settings import DegradationSection
 
 
 def degrade(
-    high_res: UInt8[Tensor, "3 _sh _sw"], *, scale: int, settings: DegradationSection, draw: np.random.Generator
+    high_res: UInt8[Tensor, "3 _sh _sw"], *, scale: int, settings: DegradationSection, generator: np.random.Generator
 ) -> UInt8[Tensor, "3 _h _w"]:
     """A low-res version of an image whose sides are multiples of the scale; `settings.clean` is the caller's.
 
@@ -28,18 +28,18 @@ def degrade(
     are mirrored, the result differs from what a larger image would give.
 
     Args:
-        draw: everything random comes from it: equal states give equal images.
+        generator: everything random comes from it: equal states give equal images.
     """
-    return _Chain(scale, settings, draw, (high_res.shape[1] // scale, high_res.shape[2] // scale)).run(high_res)
+    return _Chain(scale, settings, generator, (high_res.shape[1] // scale, high_res.shape[2] // scale)).run(high_res)
 
 
 class _Chain:
     """One draw from the chain; a *pitch* is how many pixels of the image at hand fit into a low-res pixel."""
 
     def __init__(
-        self, scale: int, settings: DegradationSection, draw: np.random.Generator, low_size: tuple[int, int]
+        self, scale: int, settings: DegradationSection, generator: np.random.Generator, low_size: tuple[int, int]
     ) -> None:
-        self.scale, self.settings, self.draw, self.low_size = scale, settings, draw, low_size
+        self.scale, self.settings, self.generator, self.low_size = scale, settings, generator, low_size
 
     def run(self, image: UInt8[Tensor, "3 _sh _sw"]) -> UInt8[Tensor, "3 _h _w"]:
         if self.happens(self.settings.twice):
@@ -59,10 +59,10 @@ class _Chain:
             return image
         pitch = image.shape[1] / self.low_size[0]
         sigmas = (pitch * self.within(settings.blur_sigma), pitch * self.within(settings.blur_sigma))
-        angle = self.draw.uniform(0, math.pi)
+        angle = self.generator.uniform(0, math.pi)
         if not self.happens(settings.anisotropic):
             sigmas = (sigmas[0], sigmas[0])
-        kind = self.draw.random()
+        kind = self.generator.random()
         if kind < settings.plateau:
             return blur(image, blur_kernel(sigmas, angle, "plateau", self.within(settings.plateau_power)))
         power = 1.0 if kind > settings.plateau + settings.generalised else self.within(settings.generalised_power)
@@ -71,7 +71,7 @@ class _Chain:
     def resized(self, image: Tensor, pitch: float) -> Shaped[Tensor, "3 _ _"]:
         if self.happens(self.settings.resize):
             smallest, largest = self.settings.resize_range
-            pitch = math.exp(self.draw.uniform(math.log(smallest), math.log(largest * pitch)))
+            pitch = math.exp(self.generator.uniform(math.log(smallest), math.log(largest * pitch)))
         height, width = (max(1, round(pitch * side)) for side in self.low_size)
         return self.to_size(image, (height, width))
 
@@ -81,14 +81,14 @@ class _Chain:
             return image
         grey = self.happens(settings.grey)
         if self.happens(settings.poisson):
-            return add_photon_noise(image, self.within(settings.poisson_level), self.draw, grey=grey)
-        return add_noise(image, self.within(settings.noise_level), self.draw, grey=grey)
+            return add_photon_noise(image, self.within(settings.poisson_level), self.generator, grey=grey)
+        return add_noise(image, self.within(settings.noise_level), self.generator, grey=grey)
 
     def compressed(self, image: UInt8[Tensor, "3 _h _w"]) -> UInt8[Tensor, "3 _h _w"]:
         settings = self.settings
         if not self.happens(settings.jpeg):
             return image
-        quality = int(self.draw.integers(*settings.jpeg_quality, endpoint=True))
+        quality = int(self.generator.integers(*settings.jpeg_quality, endpoint=True))
         return compress(image, quality, full_colour=self.happens(settings.full_colour))
 
     def finished(self, image: UInt8[Tensor, "3 _h _w"]) -> UInt8[Tensor, "3 _ _"]:
@@ -99,10 +99,10 @@ class _Chain:
 
     def to_size(self, image: Tensor, size: tuple[int, int]) -> Shaped[Tensor, "3 _ _"]:
         kernels = self.settings.resize_kernels
-        return resize_with(kernels[int(self.draw.integers(len(kernels)))], image, size)
+        return resize_with(kernels[int(self.generator.integers(len(kernels)))], image, size)
 
     def happens(self, share: float) -> bool:
-        return bool(self.draw.random() < share)
+        return bool(self.generator.random() < share)
 
     def within(self, bounds: tuple[float, float]) -> float:
-        return float(self.draw.uniform(*bounds))
+        return float(self.generator.uniform(*bounds))

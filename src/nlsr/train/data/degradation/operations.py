@@ -57,16 +57,16 @@ def _overlap(old: int, new: int) -> Float[Tensor, "new old"]:
 
 
 def add_noise(
-    image: Shaped[Tensor, "3 h w"], level: float, draw: np.random.Generator, *, grey: bool
+    image: Shaped[Tensor, "3 h w"], level: float, generator: np.random.Generator, *, grey: bool
 ) -> Float[Tensor, "3 h w"]:
     """Add Gaussian noise of a standard deviation, in 8-bit steps; equal in all channels if `grey`."""
     channels, height, width = image.shape
-    noise = draw.standard_normal((1 if grey else channels, height, width), dtype=np.float32)
+    noise = generator.standard_normal((1 if grey else channels, height, width), dtype=np.float32)
     return image + level * torch.from_numpy(noise)
 
 
 def add_photon_noise(
-    image: Shaped[Tensor, "3 h w"], level: float, draw: np.random.Generator, *, grey: bool
+    image: Shaped[Tensor, "3 h w"], level: float, generator: np.random.Generator, *, grey: bool
 ) -> Float[Tensor, "3 h w"]:
     """Count photons, whose number has its own mean as variance.
 
@@ -77,7 +77,7 @@ def add_photon_noise(
     image = image.float().clamp(0, WHITE)
     exact = image.mean(0, keepdim=True) if grey else image
     photons = (WHITE / level) ** 2
-    counted = draw.poisson(exact.double().numpy() / WHITE * photons) * (WHITE / photons)
+    counted = generator.poisson(exact.double().numpy() / WHITE * photons) * (WHITE / photons)
     return image + (torch.from_numpy(counted) - exact).float()
 
 
