@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nlsr import interrupts
-from nlsr.cli import benchmark, data, evaluate, explain, export, streams, train, upscale, weights
+from nlsr.cli import benchmark, data, evaluate, explain, export, serve, streams, train, upscale, weights
 from nlsr.cli.notes import notes_in_one_line
 from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("upscale")(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
+app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.add_typer(data.app, name="data")

@@ -100,7 +100,7 @@ def explain(
     network = copy.deepcopy(network).eval().requires_grad_(False)
     network.draws = None
     budget = memory or default_budget(image.device)
-    matched = around(*at, _matched_side(network, height * width, region, budget), width=width, height=height)
+    matched = matched_region(network, image, at, region=region, budget=budget)
     side = attribution_region or REGION // network.scale
     attributed = around(*at, max(side, SMALLEST_SIDE), width=width, height=height)
     _check_backward(network, attributed.of(image), budget)
@@ -109,6 +109,20 @@ def explain(
         network, attributed.of(image), attributed.inside(*at), steps=steps, window=window, report=report
     )
     return Explanation(at, network.scale, matched, drawn, attributed, attribution)
+
+
+def matched_region(
+    network: Network, image: Tensor, at: tuple[int, int], *, region: int | None = None, budget: int
+) -> Region:
+    """The part of an image (1, 3, height, width) in which positions are matched for a pixel.
+
+    Args:
+        region: its side, as in `explain`.
+        budget: bytes of memory.
+    Raises: as `explain`.
+    """
+    height, width = _check(image, at)
+    return around(*at, _matched_side(network, height * width, region, budget), width=width, height=height)
 
 
 def _check(image: Tensor, at: tuple[int, int]) -> tuple[int, int]:

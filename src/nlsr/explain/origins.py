@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlsr.attention import Affinity, operator_name
+from nlsr.attention import Affinity, Operator, operator_name
 from nlsr.errors import UsageError
 from nlsr.networks import Network
 
@@ -49,28 +49,56 @@ def sources(
         count: how many of the strongest pixels are listed.
     Raises: UsageError for an affinity that the network does not have.
     """
-    operators = network.operators()
-    if not operators:
-        return None
-    if not 0 <= index < len(operators):
-        some = "one affinity, 0" if len(operators) == 1 else f"affinities 0 to {len(operators) - 1}"
-        raise UsageError(f"affinity {index}: this network has {some}")
-    (affinity,) = network.trace(image, keep="recomputed", only=index).affinities
-    placement = Placement.of(affinity, *image.shape[2:])
-    queries = placement.queries(*at)
-    heat = placement.on_image(affinity.rows(queries).double().mean((0, 1)).cpu())
-    reached, groups = affinity.reach(queries), affinity.groups()
-    return Sources(
-        operator=operator_name(operators[index]),
-        index=index,
-        num_affinities=len(operators),
-        heat=heat,
-        strongest=strongest(heat, count),
-        reach=None if reached is None else placement.on_image(reached.double()) > 0,
-        reach_is=affinity.reach_is,
-        groups=None if groups is None else placement.codes_on_image(groups[0].cpu()),
-        groups_are=operators[index].groups_are,
-    )
+    matched = Matched.of(network, image, index=index)
+    return None if matched is None else matched.sources(at, count=count)
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """An affinity of a network on an image, to be asked for many pixels: matching takes seconds, a row does not."""
+
+    affinity: Affinity
+    operator: Operator
+    index: int
+    num_affinities: int
+    placement: "Placement"
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, network: Network, image: Float[Tensor, "1 3 h w"], *, index: int = 0) -> "Matched | None":
+        """None for a network without affinities. Raises: UsageError for an affinity that it does not have."""
+        operators = network.operators()
+        if not operators:
+            return None
+        if not 0 <= index < len(operators):
+            some = "one affinity, 0" if len(operators) == 1 else f"affinities 0 to {len(operators) - 1}"
+            raise UsageError(f"affinity {index}: this network has {some}")
+        (affinity,) = network.trace(image, keep="recomputed", only=index).affinities
+        return cls(affinity, operators[index], index, len(operators), Placement.of(affinity, *image.shape[2:]))
+
+    @torch.no_grad()
+    def sources(self, at: tuple[int, int], *, count: int = 20) -> Sources:
+        """What a pixel draws on.
+
+        Args:
+            at: x and y of the pixel.
+            count: how many of the strongest pixels are listed.
+        """
+        affinity, placement = self.affinity, self.placement
+        queries = placement.queries(*at)
+        heat = placement.on_image(affinity.rows(queries).double().mean((0, 1)).cpu())
+        reached, groups = affinity.reach(queries), affinity.groups()
+        return Sources(
+            operator=operator_name(self.operator),
+            index=self.index,
+            num_affinities=self.num_affinities,
+            heat=heat,
+            strongest=strongest(heat, count),
+            reach=None if reached is None else placement.on_image(reached.double()) > 0,
+            reach_is=affinity.reach_is,
+            groups=None if groups is None else placement.codes_on_image(groups[0].cpu()),
+            groups_are=self.operator.groups_are,
+        )
 
 
 @dataclass(frozen=True)

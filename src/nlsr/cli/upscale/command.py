@@ -108,7 +108,7 @@ def upscale(
     from nlsr.cli.upscale.words import Words
     from nlsr.images import MAX_PIXELS
     from nlsr.upscale import Upscaler
-    from nlsr.upscale.batch import Saving
+    from nlsr.upscale.batch import Saving, colour
 
     if threads:
         torch.set_num_threads(threads)
@@ -136,7 +136,7 @@ def upscale(
             overwrite=overwrite,
             make_folders=places.folder is not None,
             max_pixels=max_pixels or MAX_PIXELS,
-            background=values.colour(background),
+            background=colour(background),
         )
         todo = places.tasks(size=values.size_in_names(upscaler), model=values.short_name(model))
         if compare_whole is not None:

@@ -1,4 +1,4 @@
-"""What words of the command line stand for: models, tiles, memory, colours. Knows nothing of files of pictures."""
+"""What words of the command line stand for: models, tiles, memory. Knows nothing of files of pictures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,21 +43,6 @@ def budget(text: str | None, *, earlier: Path | None, device: "torch.device") ->
     if not isinstance(memory, int) or (not conditions.get("given") and memory == default_budget(device)):
         return None
     return memory
-
-
-def colour(text: str | None) -> tuple[float, float, float] | None:
-    """Red, green and blue in [0, 1]."""
-    from PIL import ImageColor
-
-    if text is None:
-        return None
-    try:
-        channels = ImageColor.getrgb(text)
-    except ValueError:
-        channels = ()  # type: ignore[assignment]
-    if len(channels) != 3:
-        raise UsageError(f"--background {text}: expected a colour like white, #ff8000 or rgb(255,128,0)")
-    return channels[0] / 255, channels[1] / 255, channels[2] / 255
 
 
 def size_in_names(upscaler: "Upscaler") -> str:

@@ -2,7 +2,7 @@
 
 from nlsr.upscale.batch.manifest import Manifest, conditions_of, results_of
 from nlsr.upscale.batch.running import Done, run
-from nlsr.upscale.batch.settings import Saving, deciding, prepared
+from nlsr.upscale.batch.settings import Saving, colour, deciding, prepared
 from nlsr.upscale.batch.sources import Found, Source, find
 from nlsr.upscale.batch.targets import Naming, Task, same_ending, tasks, without_results
 
@@ -14,6 +14,7 @@ __all__ = [
     "Saving",
     "Source",
     "Task",
+    "colour",
     "conditions_of",
     "deciding",
     "find",

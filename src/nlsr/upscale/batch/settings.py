@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nlsr.errors import ImageError
+from nlsr.errors import ImageError, UsageError
 from nlsr.images import (
     MAX_PIXELS,
     Picture,
@@ -66,6 +66,21 @@ def prepared(picture: Picture, saving: Saving, target: Path, format: str) -> Pic
         f"{one_line(target)}: {format} cannot hold transparency; write PNG, WebP, TIFF or AVIF, or choose a "
         "colour behind the picture, like --background white"
     )
+
+
+def colour(text: str | None) -> tuple[float, float, float] | None:
+    """Red, green and blue in [0, 1] of a colour by name or in numbers. Raises: UsageError for anything else."""
+    from PIL import ImageColor
+
+    if text is None:
+        return None
+    try:
+        channels = ImageColor.getrgb(text)
+    except ValueError:
+        channels = ()  # type: ignore[assignment]
+    if len(channels) != 3:
+        raise UsageError(f"--background {text}: expected a colour like white, #ff8000 or rgb(255,128,0)")
+    return channels[0] / 255, channels[1] / 255, channels[2] / 255
 
 
 def deciding(upscaler: Upscaler, saving: Saving) -> dict[str, Any]:

@@ -1,0 +1,390 @@
+"""The HTTP API and the page. What is computed, queued and kept is in the modules beside this one."""
+
+import asyncio
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+
+from nlsr.default import DEFAULT_MODEL
+from nlsr.errors import NlsrError
+from nlsr.serve.asked import FORMATS, Asked
+from nlsr.serve.computing import Computing
+from nlsr.serve.explaining import Explorer, Gone
+from nlsr.serve.jobs import ACTIVE, PICTURE, Job, Jobs
+from nlsr.serve.problems import MEDIA_TYPE, Problem, answer, details
+from nlsr.serve.security import Guard
+from nlsr.serve.settings import Settings
+from nlsr.serve.store import Store
+
+HEARTBEAT = 15
+"""Seconds after which a stream of events says that it is still there."""
+CLEAN_UP = 20
+"""Seconds between two looks for what is too old."""
+
+
+class UpscaleForm(Asked):
+    """A picture and what is to be done with it."""
+
+    file: UploadFile = Field(description="The picture.")
+
+
+class EstimateBody(Asked):
+    """The size of a picture and what is to be done with it."""
+
+    picture_width: int = Field(ge=1, le=2**31, examples=[512])
+    picture_height: int = Field(ge=1, le=2**31, examples=[512])
+    alpha: bool = False
+
+
+class ExplainForm(BaseModel):
+    """A pixel of a picture, which is sent, that of a job, or one that was asked about before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile | None = Field(None, description="A picture; the answer has the id by which it is known then.")
+    job: str | None = Field(None, max_length=100, description="The id of a job whose picture is meant.")
+    picture: str | None = Field(None, max_length=100, description="The id of a picture that was asked about before.")
+    x: int = Field(ge=0, le=2**31, description="Of the pixel, counted from 0 at the left.", examples=[40])
+    y: int = Field(ge=0, le=2**31, description="Counted from 0 at the top.", examples=[30])
+    model: str = Field(DEFAULT_MODEL, max_length=200)
+    affinity: int = Field(0, ge=0, le=1000, description="Which affinity of the network.")
+    count: int = Field(12, ge=1, le=200, description="How many of the strongest pixels are listed.")
+    attribution_steps: int = Field(0, ge=0, le=200, description="Steps of the local attribution map; 0 leaves it out.")
+
+
+class Events:
+    """Wakes those who wait for a job to change, or for the server to end."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self.watching: set[asyncio.Queue[Job | None]] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def changed(self, job: Job) -> None:
+        """From any thread."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._tell, job)
+
+    def stop(self) -> None:
+        """From any thread, or a handler of signals: streams end."""
+        self.stopping = True
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._tell, None)
+
+    def _tell(self, job: Job | None) -> None:
+        for queue in self.watching:
+            queue.put_nowait(job)
+
+    @contextmanager
+    def watch(self) -> Iterator[asyncio.Queue[Job | None]]:
+        """A queue of the jobs that change from now on; None when the server ends."""
+        queue: asyncio.Queue[Job | None] = asyncio.Queue()
+        self.watching.add(queue)
+        try:
+            yield queue
+        finally:
+            self.watching.discard(queue)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its folder and its thread are there between start and end of its lifespan."""
+    store = Store(settings.folder)
+    computing = Computing(settings)
+    jobs, explorer, events = Jobs(settings, store, computing), Explorer(computing), Events()
+    jobs.changed = events.changed
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        events.loop = asyncio.get_running_loop()
+        jobs.start()
+        cleaning = asyncio.create_task(_clean_up(jobs))
+        try:
+            yield
+        finally:
+            cleaning.cancel()
+            events.stop()
+            app.state.abandoned = await run_in_threadpool(jobs.close)
+            store.close()
+
+    app = FastAPI(
+        title="nlsr",
+        version=version("nlsr"),
+        summary="Enlarge pictures, and see where their pixels come from.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        responses={"4XX": {"description": "Problem details (RFC 9457)", "content": {MEDIA_TYPE: {"example": EXAMPLE}}}},
+    )
+    app.state.abandoned, app.state.events, app.state.jobs = 0, events, jobs
+    for kind in (HTTPException, RequestValidationError, NlsrError, OSError):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer)
+    app.add_middleware(Guard, settings=settings)
+
+    async def kept(upload: UploadFile) -> Path:
+        """The folder of a new job with an upload in it."""
+        folder = store.new()
+        try:
+            with open(folder / PICTURE, "wb") as file:
+                await run_in_threadpool(shutil.copyfileobj, upload.file, file)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    async def queued(form: UpscaleForm, request: Request, *, at_once: bool = False) -> Job:
+        client = request.client.host if request.client else ""
+        jobs.check_room(client)
+        asked = Asked.model_validate(form.model_dump(exclude={"file"}))
+        folder = await kept(form.file)
+        return await run_in_threadpool(jobs.add, folder, safe_name(form.file.filename), asked, client, at_once=at_once)
+
+    @app.get("/api/health")
+    async def health() -> dict[str, Any]:
+        """Whether the server is there, and how much it has to do."""
+        return {"status": "ok", "version": version("nlsr"), "jobs": jobs.counts(), "token": settings.token is not None}
+
+    @app.get("/api/models")
+    def models() -> dict[str, Any]:
+        """What can be asked for: families of weights, weights, and their scales."""
+        return _models(settings)
+
+    @app.post("/api/upscale", response_class=Response, responses={200: {"content": dict.fromkeys(FORMATS.values())}})
+    async def upscale(form: Annotated[UpscaleForm, Form(media_type="multipart/form-data")], request: Request) -> Any:
+        """A picture in, the larger picture out. Whoever hangs up cancels it."""
+        job = await queued(form, request, at_once=True)
+        try:
+            await _finished(job, events, request)
+            if job.state != "done":
+                problem = job.problem or details(503, "the server ends; nothing was computed")
+                raise Problem(problem["status"], problem["detail"])
+        except BaseException:
+            jobs.delete(job)
+            raise
+        return FileResponse(
+            job.file,
+            media_type=FORMATS[job.asked.format],
+            filename=job.result_name,
+            background=BackgroundTask(jobs.delete, job),
+        )
+
+    @app.post("/api/estimate")
+    def estimate(body: EstimateBody) -> dict[str, Any]:
+        """Size, memory and time of an upscaling, before a picture is sent."""
+        from nlsr.images import Header
+
+        header = Header(body.picture_height, body.picture_width, body.alpha, 8, 0)
+        asked = Asked.model_validate(body.model_dump(include=set(Asked.model_fields)))
+        return vars(computing.estimate(asked, header))
+
+    @app.post("/api/jobs", status_code=201)
+    async def create_job(
+        form: Annotated[UpscaleForm, Form(media_type="multipart/form-data")], request: Request, response: Response
+    ) -> dict[str, Any]:
+        """Put a picture into the queue; what can be refused before it is computed is refused here."""
+        job = await queued(form, request)
+        response.headers["location"] = f"/api/jobs/{job.id}"
+        return job.shown()
+
+    @app.get("/api/jobs")
+    async def list_jobs() -> list[dict[str, Any]]:
+        """All jobs, the oldest first."""
+        return [job.shown() for job in jobs.all()]
+
+    @app.get("/api/events")
+    async def all_events() -> StreamingResponse:
+        """Server-sent events `job` (its state, as in `GET /api/jobs/{id}`) of all jobs, as they change."""
+        return StreamingResponse(_events(events, None), media_type="text/event-stream")
+
+    @app.get("/api/results.zip", response_class=FileResponse)
+    async def results(id: Annotated[list[str], Query(max_length=1000)]) -> FileResponse:
+        """The results of several jobs in one file."""
+        chosen = [_done(jobs.get(each)) for each in dict.fromkeys(id)]
+        path = await run_in_threadpool(_zip, chosen, store.folder)
+        return FileResponse(
+            path, media_type="application/zip", filename="nlsr.zip", background=BackgroundTask(path.unlink)
+        )
+
+    @app.get("/api/jobs/{id}")
+    async def job(id: str) -> dict[str, Any]:
+        """The state of a job: waiting, running, done, failed or cancelled; progress from 0 to 1; seconds left."""
+        return jobs.get(id).shown()
+
+    @app.get("/api/jobs/{id}/events")
+    async def job_events(id: str) -> StreamingResponse:
+        """Server-sent events `job` of one job, until it is finished."""
+        return StreamingResponse(_events(events, jobs.get(id)), media_type="text/event-stream")
+
+    @app.get("/api/jobs/{id}/result", response_class=FileResponse)
+    async def result(id: str) -> FileResponse:
+        """The larger picture."""
+        job = _done(jobs.get(id))
+        return FileResponse(job.file, media_type=FORMATS[job.asked.format], filename=job.result_name)
+
+    @app.get("/api/jobs/{id}/picture", response_class=FileResponse)
+    async def picture(id: str) -> FileResponse:
+        """The picture as it was sent."""
+        job = jobs.get(id)
+        return FileResponse(job.picture, media_type="application/octet-stream", filename=job.name)
+
+    @app.get("/api/jobs/{id}/preview.png", response_class=Response)
+    def preview(id: str, of: Annotated[str, Query(pattern="^(picture|result)$")] = "result") -> Response:
+        """Picture or result as PNG of 8 bits, which every browser shows."""
+        job = jobs.get(id)
+        return Response(_shown(job.picture if of == "picture" else _done(job).file), media_type="image/png")
+
+    @app.delete("/api/jobs/{id}", status_code=204)
+    async def delete(id: str) -> None:
+        """Cancel a job that is not finished, and forget it with its files."""
+        jobs.delete(jobs.get(id))
+
+    @app.post("/api/explain")
+    async def explain(form: Annotated[ExplainForm, Form(media_type="multipart/form-data")]) -> dict[str, Any]:
+        """What a pixel draws on. The picture is matched once and kept; later pixels take a fraction of a second."""
+        given = [name for name in ("file", "job", "picture") if getattr(form, name) is not None]
+        if len(given) != 1:
+            raise Problem(400, f"expected one of file, job and picture, got {' and '.join(given) or 'none'}")
+        folder = await kept(form.file) if form.file is not None else None
+        try:
+            return await run_in_threadpool(_explained, form, jobs, explorer, folder)
+        except Gone as gone:
+            raise Problem(404, str(gone)) from gone
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    app.mount("/", StaticFiles(directory=str(files("nlsr.serve") / "static"), html=True))
+    return app
+
+
+EXAMPLE = details(422, "photo.jpg: expected a whole JPEG image, got damaged or truncated data")
+
+
+def safe_name(name: str | None) -> str:
+    """The last part of a client's name of a file, to be shown; no file ever has it."""
+    last = (name or "").replace("\\", "/").rpartition("/")[2]
+    printable = "".join(letter for letter in last if letter.isprintable()).strip(". ")
+    return printable[-120:] or PICTURE
+
+
+def _models(settings: Settings) -> dict[str, Any]:
+    from nlsr.weights.catalogue import available, family, known_files
+
+    known = {each.model: each for each in known_files()}
+    named = [
+        {"name": name, "scale": known[name].scale, "network": known[name].network, "licence": known[name].licence}
+        for name in available()
+    ]
+    own = [{"name": name, "scale": None, "network": None, "licence": "yours"} for name in settings.models]
+    families = dict.fromkeys(str(each["name"]).rpartition("-x")[0] for each in named)
+    return {
+        "default": DEFAULT_MODEL,
+        "families": [{"name": name, "scales": list(family(name))} for name in families],
+        "models": own + named,
+        "formats": list(FORMATS),
+    }
+
+
+def _explained(form: ExplainForm, jobs: Jobs, explorer: Explorer, folder: Path | None) -> dict[str, Any]:
+    if form.job is not None:
+        job = jobs.get(form.job)
+        id = explorer.add(job.picture, key=job.id)
+    elif folder is not None:
+        id = explorer.add(folder / PICTURE)
+    else:
+        id = form.picture or ""
+    at = form.x, form.y
+    told = explorer.ask(id, at, model=form.model, affinity=form.affinity, count=form.count)
+    if form.attribution_steps:
+        told["attribution"] = explorer.attribution(id, at, model=form.model, steps=form.attribution_steps)
+    return told
+
+
+async def _finished(job: Job, events: Events, request: Request) -> None:
+    """Return when a job is finished, when its client hung up, or when the server ends."""
+    gone = asyncio.create_task(_hung_up(request))
+    try:
+        with events.watch() as queue:
+            while job.state in ACTIVE and not events.stopping and not gone.done():
+                told = asyncio.create_task(queue.get())
+                await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
+                told.cancel()
+    finally:
+        gone.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(events: Events, job: Job | None) -> AsyncIterator[str]:
+    """Of one job until it is finished, or of all until the server ends."""
+    with events.watch() as queue:
+        yield ": watching\n\n" if job is None else _event(job)
+        while not events.stopping and (job is None or job.state in ACTIVE):
+            try:
+                changed = await asyncio.wait_for(queue.get(), HEARTBEAT)
+            except TimeoutError:
+                yield ": still here\n\n"
+                continue
+            if changed is not None and (changed is job or (job is None and not changed.at_once)):
+                yield _event(changed)
+
+
+def _event(job: Job) -> str:
+    return f"event: job\ndata: {json.dumps(job.shown())}\n\n"
+
+
+def _done(job: Job) -> Job:
+    if job.state != "done":
+        raise Problem(409, f"this job is {job.state}; its result is there when it is done")
+    return job
+
+
+def _zip(chosen: list[Job], folder: Path) -> Path:
+    """Results under different names in one file, which is not compressed: pictures are already."""
+    taken: dict[str, int] = {}
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".zip", delete=False) as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for job in chosen:
+                number = taken[job.result_name] = taken.get(job.result_name, 0) + 1
+                stem, dot, ending = job.result_name.rpartition(".")
+                archive.write(job.file, f"{stem}_{number}{dot}{ending}" if number > 1 else job.result_name)
+        return Path(file.name)
+
+
+def _shown(path: Path) -> bytes:
+    """A picture as the page shows it. Colours are those of its own profile."""
+    from nlsr.images import read, write
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        picture = read(path)
+        shown = Path(folder, "shown.png")
+        write(shown, replace(picture, depth=8, exif=None, xmp=None, iptc=None, text=()))
+        return shown.read_bytes()
+
+
+async def _clean_up(jobs: Jobs) -> None:
+    while True:
+        await asyncio.sleep(CLEAN_UP)
+        await run_in_threadpool(jobs.forget_old)
