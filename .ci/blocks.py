@@ -27,8 +27,11 @@ from nlsr.train.recipe import Recipe
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "recipes/*.md")
 COPIED = ("README.md", "LICENSE", "pyproject.toml", "constraints.txt", "src", "examples", "recipes", "benchmarks")
-ONE_PROGRAM = "docs/attention.md"
-"""Its blocks build on each other: `tests/test_examples.py` runs them in turn."""
+ELSEWHERE = {
+    "docs/attention.md": "its blocks build on each other; tests/test_examples.py runs them in turn",
+    "docs/serve.md": "its blocks need a server; tests/extras/test_serve.py runs those of clients",
+}
+"""Documents whose blocks are run by tests, and why."""
 LIMIT = 1200
 """Seconds after which a block counts as hanging: on a busy machine each may take minutes."""
 
@@ -78,7 +81,7 @@ class Outcome:
 
 def main() -> None:
     names = sys.argv[1:] or sorted(str(path.relative_to(ROOT)) for each in DOCUMENTS for path in ROOT.glob(each))
-    names = [name for name in names if name != ONE_PROGRAM]
+    names = [name for name in names if name not in ELSEWHERE]
     blocks = [block for name in names for block in blocks_of(name)]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -230,7 +233,8 @@ def environment_in(folder: Path) -> str:
 
 def tell(blocks: list[Block], outcomes: list[Outcome], stale: list[str], seconds: float) -> None:
     print("\nNot run as written:")
-    print(f"  {ONE_PROGRAM}: its blocks build on each other; tests/test_examples.py runs them in turn")
+    for document, reason in ELSEWHERE.items():
+        print(f"  {document}: {reason}")
     for block in blocks:
         if block.language == "text":
             print(f"  {block}: no code, but what a command prints or a drawing")

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import json
-import os
 import queue
 import re
 import signal
@@ -23,10 +21,11 @@ from PIL import Image
 
 import nlsr
 from nlsr.explain import sources
-from nlsr.networks import LCoAN, LCoANConfig
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx", reason="needs httpx, which CI installs beside the extra serve")
+
+from tests.extras.server import Server, save_tiny  # noqa: E402 - it needs httpx
 
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "examples" / "cat.png"
@@ -34,53 +33,9 @@ LONG = {"model": "lcoan-light", "scale": "8", "ensemble": "true"}
 """Options with which the cat takes minutes."""
 
 
-class Server:
-    """A running server and a client of it."""
-
-    def __init__(self, folder, model, *options):
-        environment = os.environ | {"NLSR_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "nlsr", "serve", "--port", "0", "-m", str(model), *options]
-        self.folder = folder / "serve"
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self.line = self.process.stdout.readline()
-        self.url = re.search(r"http://[^/]*", self.line)[0]
-        self.port = int(self.url.rpartition(":")[2])
-        self.client = httpx.Client(base_url=self.url, timeout=300)
-
-    def send(self, picture, name="a.png", to="/api/upscale", **options):
-        return self.client.post(to, files={"file": (name, picture)}, data={"model": "tiny"} | options)
-
-    def events(self, job):
-        """The states of a job, from events, until it is finished."""
-        with self.client.stream("GET", f"/api/jobs/{job}/events") as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data: "):
-                    yield json.loads(line.removeprefix("data: "))
-
-    def until(self, job, *states):
-        return next(event for event in self.events(job) if event["state"] in states)
-
-    def left(self):
-        """The folders of jobs that exist."""
-        return [path for path in self.folder.glob("*/*") if path.is_dir()]
-
-    def end(self, number=signal.SIGINT):
-        """Its exit code and the rest of what it said."""
-        self.client.close()
-        self.process.send_signal(number)
-        said = self.process.stdout.read()
-        return self.process.wait(), said
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    torch.manual_seed(0)
-    nlsr.save_network(path, LCoAN(config))
-    return path
+    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -478,7 +433,7 @@ def blocks(language):
 def test_the_clients_of_the_documentation_work(shared, tmp_path, language):
     (tmp_path / "photo.jpg").write_bytes(b"")
     Image.open(io.BytesIO(png(20, 16))).save(tmp_path / "photo.jpg")
-    clients = [block for block in blocks(language) if "127.0.0.1:8000" in block]
+    clients = [block for block in blocks(language) if "/api/" in block]
     assert clients
     for client in clients:
         text = client.replace("127.0.0.1:8000", f"127.0.0.1:{shared.port}")

@@ -340,6 +340,7 @@ async def _hung_up(request: Request) -> None:
 async def _events(events: Events, job: Job | None) -> AsyncIterator[str]:
     """Of one job until it is finished, or of all until the server ends."""
     with events.watch() as queue:
+        told = None if job is None else job.state
         yield ": watching\n\n" if job is None else _event(job)
         while not events.stopping and (job is None or job.state in ACTIVE):
             try:
@@ -348,7 +349,10 @@ async def _events(events: Events, job: Job | None) -> AsyncIterator[str]:
                 yield ": still here\n\n"
                 continue
             if changed is not None and (changed is job or (job is None and not changed.at_once)):
+                told = changed.state
                 yield _event(changed)
+        if job is not None and told in ACTIVE:  # its end was seen before its event came
+            yield _event(job)
 
 
 def _event(job: Job) -> str:

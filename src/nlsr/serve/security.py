@@ -52,6 +52,8 @@ class Guard:
 
     def _check(self, scope: Any) -> None:
         """Raises: Problem for a request that is not to be answered."""
+        if ".." in scope["path"].replace("\\", "/").split("/"):
+            raise Problem(404, "there is nothing at this path")
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         if not is_ours(host, self.settings):
