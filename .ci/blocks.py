@@ -39,6 +39,8 @@ IN_CLONE = ".ci/run runs it in a fresh clone"
 NEEDS_TORCH = "fetches torch once more, into an environment of its own"
 NEEDS_INDEX = "needs PyTorch's own package index"
 DOWNLOADS = "needs a file that the authors' repository has; tests download from a server of their own"
+NEEDS_RAY = "tests/extras/test_ray.py runs it on a cluster of this machine"
+NEEDS_STORAGE = "tests/extras/test_storage.py runs it on a storage of this machine"
 MINUTES = "takes minutes"
 LEFT_OUT = {
     "python3 -m venv .venv": IN_CLONE,
@@ -54,6 +56,13 @@ LEFT_OUT = {
     "uv tool install . --torch-backend cpu": NEEDS_INDEX,
     "nlsr weights get smfanet-plus-x4": DOWNLOADS,
     "nlsr upscale photo.jpg --model smfanet-plus-x4": DOWNLOADS,
+    "pip install '.[ray]'": NEEDS_RAY,
+    "nlsr upscale pictures/ -o enlarged/ --ray local": NEEDS_RAY,
+    "nlsr upscale pictures/ -o enlarged/ --ray": NEEDS_RAY,
+    "nlsr upscale pictures/ -o enlarged/ --ray head:6379": NEEDS_RAY,
+    "pip install '.[s3]'": NEEDS_STORAGE,
+    "nlsr upscale s3://bucket/pictures -o s3://bucket/enlarged --resume": NEEDS_STORAGE,
+    "nlsr upscale s3://bucket/photo.jpg -o photo.png": NEEDS_STORAGE,
     "nlsr benchmark operators -o results": MINUTES,
     "nlsr benchmark operators --stack --channels 128 --size 160 -o stack": MINUTES,
     "torchrun --nproc-per-node 4 $(which nlsr) train recipes/published/nlsn-x2.toml --data DIR": "needs four GPUs",

@@ -33,6 +33,10 @@ class TrainingError(NlsrError):
     """A training cannot continue: its numbers are not finite any more, or what it makes cannot be written."""
 
 
+class ProcessLostError(TrainingError):
+    """Another process that shared a training is gone."""
+
+
 class UsageError(NlsrError):
     """A command was asked for something it does not do; it exits with 2."""
 

@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command("upscale")(upscale.upscale)
+app.command("upscale", cls=upscale.Command)(upscale.upscale)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
 app.command("serve")(serve.serve)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    data: Annotated[list[Path], typer.Option("-d", "--data", help="Folder of high-res images; may be repeated.")],
+    data: Annotated[
+        list[str], typer.Option("-d", "--data", help="Folder of high-res images, or its address; may be repeated.")
+    ],
     model: Annotated[
         list[str], typer.Option("-m", "--model", help="Name, weight file, or 'bicubic'; may be repeated.")
     ] = [  # noqa: B006
@@ -31,7 +33,7 @@ def evaluate(
         int | None, typer.Option("-s", "--scale", min=2, help="Bicubic needs it.", show_default="the model's")
     ] = None,
     low_res: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(help="Folder of low-res images, one for each --data.", show_default="made by bicubic resizing"),
     ] = None,
     output: Annotated[
@@ -63,6 +65,7 @@ def evaluate(
     from nlsr.evaluate.datasets import data_set_name
     from nlsr.evaluate.tables import markdown, protocols_in_words, summary
     from nlsr.images import one_line
+    from nlsr.local_copy import local_folder
 
     if tile is not None and tiles == "published":
         raise UsageError("--tile and --tiles published: expected one of them")
@@ -70,10 +73,11 @@ def evaluate(
         raise UsageError(f"--low-res: expected one folder for each --data, got {len(low_res)} for {len(data)}")
     if threads:
         torch.set_num_threads(threads)
-    names = Counter(data_set_name(folder) for folder in data)
+    folders = [local_folder(word) for word in data]
+    names = Counter(data_set_name(folder) for folder in folders)
     if doubled := [name for name, count in names.items() if count > 1]:
         raise UsageError(f"--data: several sets are called {', '.join(doubled)}; rename a folder")
-    low_res_folders: Sequence[Path | None] = low_res or [None] * len(data)
+    low_res_folders: Sequence[Path | None] = [local_folder(word) for word in low_res or ()] or [None] * len(data)
     where = _output(output, device)
     options = dict(
         scale=scale,
@@ -87,7 +91,7 @@ def evaluate(
     models, failed = _models(model, options)
     results = []
     for each in models:
-        for folder, low in zip(data, low_res_folders, strict=True):
+        for folder, low in zip(folders, low_res_folders, strict=True):
             try:
                 result = _evaluate(each, folder, low, where)
             except NlsrError as error:

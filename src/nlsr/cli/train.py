@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from nlsr.cli.settings import Imports, threads_option
-from nlsr.errors import NlsrError, UsageError
+from nlsr.errors import NlsrError, ProcessLostError, UsageError
 
 
 def train(
@@ -83,8 +83,8 @@ def train(
             sources=chosen.data.train,
             devices=Devices(devices, nodes, strategy),
         )
-    except NlsrError:
-        if is_main_process():
+    except NlsrError as error:
+        if is_main_process() or isinstance(error, ProcessLostError):
             raise
         raise typer.Exit(1) from None  # the first process says it for all
     if is_main_process():

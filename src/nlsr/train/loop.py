@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from nlsr.errors import Interrupted, UsageError
+from nlsr.errors import Interrupted, ProcessLostError, UsageError
 from nlsr.train.checkpoints import Checkpoints
 from nlsr.train.data import Pairs
 from nlsr.train.devices import Devices
@@ -64,14 +64,35 @@ def fit(
         enable_model_summary=False,
         log_every_n_steps=10**9,
     )
-    with milestones.listening():
-        trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
+    try:
+        with milestones.listening():
+            trainer.fit(module, ckpt_path=folder / CHECKPOINT if resume else None, weights_only=True)
+    except RuntimeError as error:
+        if trainer.world_size > 1 and _says_that_one_is_gone(error):
+            raise ProcessLostError(
+                "another process of this training has ended or cannot be reached; the last checkpoint is intact, "
+                "and the same command with --resume continues from it"
+            ) from error
+        raise
     if module.global_step < settings.steps:
         raise Interrupted(milestones.how_to_continue())
     path, network = folder / f"{recipe.name}.safetensors", module.evaluated()
     if trainer.is_global_zero:
         save_network(path, network, card=card(module, sources, trainer.strategy.root_device))
     return path
+
+
+def _says_that_one_is_gone(error: RuntimeError) -> bool:
+    """In the words of gloo, or of torch for NCCL."""
+    words = (
+        "onnection closed",
+        "onnection reset",
+        "onnection refused",
+        "roken pipe",
+        "ead timed out",
+        "imed out waiting",
+    )
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
 
 
 def card(module: Training, sources: Sequence[str], device: torch.device) -> dict[str, Any]:

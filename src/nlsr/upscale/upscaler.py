@@ -101,6 +101,8 @@ class Upscaler:
         self.size = Size(scale, width, height, fit)
         self.device = device_named(device)
         self.tile, self.memory = tile, memory
+        self.budget = memory or default_budget(self.device)
+        """Bytes; those of the machine where the upscaler was made, wherever it is sent."""
         self.precision, self.ensemble = precision, ensemble
         if engine != "auto":
             self._engine = engine_named(engine, self.device)
@@ -291,11 +293,6 @@ class Upscaler:
 
     def _check_header(self, header: Header) -> None:
         self.plan(header.height, header.width, depth=32, alpha=header.alpha, reading=header.reading)
-
-    @property
-    def budget(self) -> int:
-        """Bytes."""
-        return self.memory or default_budget(self.device)
 
 
 def _check_pixels(picture: Picture) -> None:

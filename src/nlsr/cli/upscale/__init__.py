@@ -1,5 +1,5 @@
 """nlsr upscale: enlarge pictures. One file each for the options, what they stand for, places, running, and words."""
 
-from nlsr.cli.upscale.command import upscale
+from nlsr.cli.upscale.command import Command, upscale
 
-__all__ = ["upscale"]
+__all__ = ["Command", "upscale"]

@@ -1,12 +1,29 @@
 """nlsr upscale: the options, and what they ask for in turn."""
 
+import re
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nlsr.cli.settings import Engine, Imports, ModelSettings, Overwrite, Threads, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
+
+_ADDRESS = re.compile(r"local|auto|ray://.+|[\w.-]+:\d+")
+
+
+class Command(TyperCommand):
+    """Takes --ray with an address and without one, which stands for `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = []
+        for word, following in zip_longest(args, args[1:]):
+            given.append(word)
+            if word == "--ray" and not (following and _ADDRESS.fullmatch(following)):
+                given.append("auto")
+        return super().parse_args(ctx, given)
 
 
 def upscale(
@@ -87,6 +104,17 @@ def upscale(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a batch that was stopped: finished results stay.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="On the workers of a Ray cluster: the one of this machine, one at an address, or 'local'.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --ray: at most so many workers.", show_default="as there is room for"),
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default="200 million")
     ] = None,
@@ -104,7 +132,7 @@ def upscale(
 
     from nlsr.cli.upscale import running, values
     from nlsr.cli.upscale.places import find_places
-    from nlsr.cli.upscale.standard import standard_streams
+    from nlsr.cli.upscale.standard import standard_streams, with_addresses
     from nlsr.cli.upscale.words import Words
     from nlsr.images import MAX_PIXELS
     from nlsr.upscale import Upscaler
@@ -112,8 +140,12 @@ def upscale(
 
     if threads:
         torch.set_num_threads(threads)
-    with standard_streams(inputs, output, as_json=as_json) as standard:
+    with standard_streams(inputs, output, as_json=as_json) as files, with_addresses(files) as standard:
         places = find_places(standard, name=name, format=format, resume=resume)
+        values.check_ray(
+            ray, workers, places.folder, compared=compare_whole is not None, elsewhere=standard.staging is not None
+        )
+        running.look_elsewhere(standard.staging, places, resume=resume, compared=compare_whole is not None)
         upscaler = Upscaler(
             values.network(model, model_settings(settings)),
             scale=scale,
@@ -142,8 +174,9 @@ def upscale(
         if compare_whole is not None:
             running.check_comparison(compare_whole, todo, overwrite=overwrite)
         words = Words(model, len(todo), standard, as_json=as_json)
-        if places.record:
-            running.with_record(places, upscaler, todo, saving, words, resume=resume, compare_whole=compare_whole)
+        if places.record or ray is not None:
+            options = dict(resume=resume, compare_whole=compare_whole, ray=ray, workers=workers)
+            running.with_record(places, upscaler, todo, saving, words, **options)  # type: ignore[arg-type]
         else:
             running.without_record(upscaler, todo, saving, words, compare_whole=compare_whole)
         standard.send()

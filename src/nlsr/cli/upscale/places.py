@@ -63,7 +63,7 @@ def find_places(standard: Standard, *, name: str | None, format: str | None, res
     in_place = name is not None and _is_folder_itself(inputs, output)
     if in_place:
         output = inputs[0]
-    found = _found(inputs, None if in_place else output)
+    found = _found(standard, None if in_place else output)
     if in_place:
         _leave_out_results(found, Path(inputs[0]))
     if found.in_folders and output is None:
@@ -97,10 +97,11 @@ def _is_folder_itself(inputs: list[str], output: str | None) -> bool:
     return output is None or os.path.realpath(output) == os.path.realpath(inputs[0])
 
 
-def _found(inputs: list[str], output: str | None) -> "Found":
+def _found(standard: Standard, output: str | None) -> "Found":
     from nlsr.upscale.batch import find
 
-    found = find(inputs, leave_out=Path(output) if output else None)
+    elsewhere = standard.staging.search if standard.staging else None
+    found = find(standard.inputs, leave_out=Path(output) if output else None, elsewhere=elsewhere)
     if found.others:
         endings = ", ".join(f"{count} {ending}" for ending, count in found.others.most_common())
         print(f"upscale: left out what is no picture: {endings}", file=sys.stderr)

@@ -3,17 +3,21 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlsr import storage
 from nlsr.cli.upscale.words import Words
 from nlsr.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from nlsr.cli.progress import BatchBar
     from nlsr.cli.upscale.places import Places
     from nlsr.upscale import TilingDifference, Upscaler
-    from nlsr.upscale.batch import Done, Manifest, Saving, Task
+    from nlsr.upscale.batch import Done, Manifest, Saving, Staging, Task
 
 
 def with_record(
@@ -25,17 +29,29 @@ def with_record(
     *,
     resume: bool,
     compare_whole: Path | None,
+    ray: str | None = None,
+    workers: int | None = None,
 ) -> None:
-    """Upscale pictures into a folder that records what is finished."""
-    from nlsr.upscale.batch import Manifest, deciding
+    """Upscale pictures into a folder that records what is finished, here or on the workers of a Ray cluster."""
+    from nlsr.upscale.batch import Manifest, StoredManifest, deciding
 
     assert places.folder is not None
-    conditions = {"memory": upscaler.budget, "given": upscaler.memory is not None}
-    with Manifest(places.folder, deciding(upscaler, saving), conditions, resume=resume) as manifest:
+    staging = words.standard.staging
+    decided = deciding(upscaler, saving), {"memory": upscaler.budget, "given": upscaler.memory is not None}
+    if staging is not None and staging.address(places.folder):
+        record: Manifest = StoredManifest(staging, places.folder, *decided, resume=resume)
+    else:
+        record = Manifest(places.folder, *decided, resume=resume)
+    with record as manifest:
+        if staging is not None and isinstance(manifest, StoredManifest):
+            manifest.begin(*(task.target for task in todo if _may_begin(task, saving, manifest, staging)))
         if resume:
             manifest.clean({task.target.parent for task in todo})
             _say_what_changed(manifest)
-        without_record(upscaler, todo, saving, words, manifest=manifest, compare_whole=compare_whole)
+        if ray is None:
+            without_record(upscaler, todo, saving, words, manifest=manifest, compare_whole=compare_whole)
+        else:
+            _on_cluster(ray, upscaler, todo, saving, words, manifest, workers)
 
 
 def without_record(
@@ -58,19 +74,80 @@ def without_record(
         todo,
         saving,
         manifest=manifest,
+        staging=words.standard.staging,
         started=lambda task: bar.begin(one_line(task.source.name)),
         report=bar.tile,
     )
+    _tell(
+        results,
+        bar,
+        words,
+        len(todo),
+        can_resume=manifest is not None,
+        compared=partial(_compared, upscaler, saving, compare_whole),
+    )
+
+
+def _on_cluster(
+    address: str,
+    upscaler: "Upscaler",
+    todo: "list[Task]",
+    saving: "Saving",
+    words: Words,
+    manifest: "Manifest",
+    workers: int | None,
+) -> None:
+    from nlsr import ray
+    from nlsr.cli.progress import BatchBar
+
+    with ray.cluster(address):
+        results = ray.run(upscaler, todo, saving, manifest=manifest, workers=workers)
+        _tell(results, BatchBar(len(todo)), words, len(todo), can_resume=True)
+
+
+def _tell(
+    results: "Generator[Done, None, None]",
+    bar: "BatchBar",
+    words: Words,
+    total: int,
+    *,
+    can_resume: bool,
+    compared: "Callable[[Done], TilingDifference | None]" = lambda done: None,
+) -> None:
+    """Say of each picture what became of it."""
     try:
         with bar, contextlib.closing(results):
             for done in results:
                 bar.advance(skipped=done.status == "skipped")
-                words.add(done, _compared(upscaler, done, saving, compare_whole))
+                words.add(done, compared(done))
     except KeyboardInterrupt:
-        rest = "; the same command with --resume continues" if manifest else ""
-        count = f"{words.count.total()} of {len(todo)} pictures"
+        rest = "; the same command with --resume continues" if can_resume else ""
+        count = f"{words.count.total()} of {total} pictures"
         raise Interrupted(f"stopped after {count}; no half picture is left{rest}") from None
-    words.end(can_resume=manifest is not None)
+    words.end(can_resume=can_resume)
+
+
+def look_elsewhere(staging: "Staging | None", places: "Places", *, resume: bool, compared: bool) -> None:
+    """Learn what lies at the address of the results. Raises: UsageError for what files of storage do not take."""
+    from nlsr.upscale.batch import fetch_record
+
+    if staging is None:
+        return
+    if compared:
+        raise UsageError("--compare-whole: expected files of this machine")
+    if places.folder is not None and staging.address(places.folder):
+        if resume:
+            fetch_record(staging, places.folder)
+        if not places.record:
+            staging.look(places.folder)
+    elif places.file is not None and (address := staging.address(places.file)):
+        entry = storage.entry(address)
+        if entry is not None:
+            staging.entries[places.file] = entry
+
+
+def _may_begin(task: "Task", saving: "Saving", manifest: "Manifest", staging: "Staging") -> bool:
+    return saving.overwrite or task.target not in staging.entries or manifest.may_replace(task.target)
 
 
 def check_comparison(target: Path, todo: "list[Task]", *, overwrite: bool) -> None:
@@ -95,7 +172,7 @@ def _say_what_changed(manifest: "Manifest") -> None:
         )
 
 
-def _compared(upscaler: "Upscaler", done: "Done", saving: "Saving", target: Path | None) -> "TilingDifference | None":
+def _compared(upscaler: "Upscaler", saving: "Saving", target: Path | None, done: "Done") -> "TilingDifference | None":
     """What the tiles changed, said by computing the picture again, in tiles and whole."""
     if target is None or done.outcome is None:
         return None

@@ -10,30 +10,38 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlsr.cli.streams import Words
 from nlsr.errors import ImageError, NlsrError, UsageError
+
+if TYPE_CHECKING:
+    from nlsr.upscale.batch import Staging
 
 DASH = "-"
 
 
 @dataclass(frozen=True)
 class Standard:
-    """What the command reads and writes, with files in place of `-`.
+    """What the command reads and writes, with files in place of `-` and of addresses.
 
     Args:
         result: the file that will be sent to standard output.
+        staging: where files of addresses lie while they are in hand.
     """
 
     inputs: list[str]
     output: str | None
     folder: Path | None = None
     result: Path | None = None
+    staging: "Staging | None" = None
 
     def said(self, text: str) -> str:
         """A message in which the files are called what they stand for."""
+        if self.staging is not None:
+            text = self.staging.said(text)
         return text if self.folder is None else text.replace(f"{self.folder}{os.sep}", "")
 
     def send(self) -> None:
@@ -82,6 +90,29 @@ def standard_streams(inputs: list[str], output: str | None, *, as_json: bool) ->
             yield standard
         except NlsrError as error:
             raise type(error)(standard.said(str(error))) from error
+
+
+@contextlib.contextmanager
+def with_addresses(standard: Standard) -> Iterator[Standard]:
+    """The same with places of this machine for addresses of object storage; they are gone afterwards."""
+    from nlsr.storage import is_address, is_folder
+
+    inputs, output = standard.inputs, standard.output
+    if not any(is_address(word) for word in (*inputs, output or "")):
+        yield standard
+        return
+    from nlsr.upscale.batch import Staging
+
+    with tempfile.TemporaryDirectory(prefix="nlsr-") as name:
+        staging = Staging(Path(name))
+        if output is not None and is_address(output):
+            in_folder = output.endswith("/") or is_folder(output)
+            output = f"{staging.place(output)}{os.sep if in_folder else ''}"
+        staged = replace(standard, output=output, staging=staging)
+        try:
+            yield staged
+        except NlsrError as error:
+            raise type(error)(staged.said(str(error))) from error
 
 
 def _check_output(*, as_json: bool) -> None:

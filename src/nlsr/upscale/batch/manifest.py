@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -33,10 +34,16 @@ _BEYOND = 2**30
 
 @dataclass(frozen=True)
 class Content:
-    """A file as it was read, whatever its name and its time."""
+    """A file as it was read, whatever its name and its time; or what a storage says of it.
+
+    Args:
+        sha256: of a file of this machine. etag, modified: of one elsewhere, as its storage calls it.
+    """
 
     size: int
-    sha256: str
+    sha256: str = ""
+    etag: str = ""
+    modified: str = ""
 
     @classmethod
     def of(cls, path: Path) -> "Content":
@@ -54,56 +61,29 @@ class _Result:
     mtime_ns: int
 
 
-class Manifest:
-    """The record of one output folder, to be used as a context; one process at a time has it.
+class Record:
+    """What is known of the results of one folder, and what is to be written down of them."""
 
-    Args:
-        settings: what decides about results beside the picture: model, size, quality and so on. JSON values.
-        conditions: under which they are made, to be used again when a batch is resumed: the budget. JSON values.
-        resume: continue an earlier batch: finished results stay; `clean` removes what killed processes left behind.
-    """
-
-    def __init__(
-        self, folder: Path, settings: dict[str, Any], conditions: dict[str, Any] | None = None, *, resume: bool
-    ) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        """As for `Manifest`."""
         self.folder, self.settings, self.resume = folder, settings, resume
-        self.conditions = conditions or {}
-        self.earlier: dict[str, Any] = {}  # the settings of the batch before
         self._finished: dict[str, _Result] = {}
         self._begun: set[str] = set()
         self._key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
-    def __enter__(self) -> "Manifest":
-        """Raises: UsageError if another process writes into the folder, TargetError if this one may not."""
-        path = self.folder / NAME
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
-        except OSError as error:
-            where = one_line(self.folder)
-            raise TargetError(f"{where}: expected a folder to write in ({error.strerror}); choose another") from error
-        try:
-            self._lock()
-            self._read()
-            self._append({"settings": self.settings, "conditions": self.conditions})
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def finished(self, target: Path, source: Content) -> bool:
+    def finished(self, target: Path, source: Content, stored: Content | None = None) -> bool:
         """Whether a result is there, complete, and of this picture with these settings.
 
         A result whose size and time are those of then is not read again.
+
+        Args:
+            stored: what a storage says of the result, if it is at one.
         """
         result = self._finished.get(self._place(target))
         if not self.resume or result is None or (result.settings, result.input) != (self._key, source):
             return False
+        if stored is not None:
+            return (stored.size, stored.etag) == (result.output.size, result.output.etag)
         try:
             status = target.stat()
             if status.st_size != result.output.size:
@@ -121,23 +101,106 @@ class Manifest:
         place = self._place(target)
         return place in self._begun or place in self._finished
 
-    def begin(self, target: Path) -> None:
-        """To be called before a result is put in its place."""
-        self._begun.add(self._place(target))
-        self._append({"begun": self._place(target)})
+    def begin(self, *targets: Path) -> None:
+        """To be called before results are put in their places."""
+        places = [place for place in map(self._place, targets) if place not in self._begun]
+        self._begun.update(places)
+        self._append([{"begun": place} for place in places])
 
-    def finish(self, target: Path, source: Content, plan: dict[str, Any]) -> None:
-        """To be called when it is there."""
-        self._append(
-            {
-                "done": self._place(target),
-                "settings": self._key,
-                "input": asdict(source),
-                "plan": plan,
-                "output": asdict(Content.of(target)),
-                "mtime_ns": target.stat().st_mtime_ns,
-            }
-        )
+    def finish(self, target: Path, source: Content, plan: dict[str, Any], stored: Content | None = None) -> None:
+        """To be called when it is there. `stored` is what a storage says of it."""
+        line = {
+            "done": self._place(target),
+            "settings": self._key,
+            "input": asdict(source),
+            "plan": plan,
+            "output": asdict(stored or Content.of(target)),
+            "mtime_ns": 0 if stored else target.stat().st_mtime_ns,
+        }
+        self._append([line])
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        raise NotImplementedError
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "done" in line:
+            contents = Content(**line["input"]), Content(**line["output"])
+            self._finished[line["done"]] = _Result(line["settings"], *contents, line["mtime_ns"])
+        elif "begun" in line:
+            self._begun.add(line["begun"])
+
+    def _place(self, target: Path) -> str:
+        return target.relative_to(self.folder).as_posix()
+
+
+class Part(Record):
+    """What is known of some results, for a process that makes them and has no hold of the manifest.
+
+    Args:
+        ours: what a manifest has begun for this batch: who tries again after a process has died finds its results.
+    """
+
+    def __init__(self, manifest: "Manifest", targets: Sequence[Path], ours: set[Path]) -> None:
+        super().__init__(manifest.folder, manifest.settings, resume=manifest.resume)
+        places = {self._place(target): target for target in targets}
+        self._finished = {place: manifest._finished[place] for place in places if place in manifest._finished}
+        self._begun = {place for place in places if place in manifest._begun}
+        self._ours = {place for place, target in places.items() if target in ours}
+        self.lines: list[dict[str, Any]] = []
+
+    def may_replace(self, target: Path) -> bool:
+        return self._place(target) in self._ours
+
+    def begin(self, *targets: Path) -> None:
+        """Nothing: the manifest has said so before the process was asked."""
+
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        self.lines += lines
+
+
+class Manifest(Record):
+    """The record of one output folder, to be used as a context; one process at a time has it.
+
+    Args:
+        settings: what decides about results beside the picture: model, size, quality and so on. JSON values.
+        conditions: under which they are made, to be used again when a batch is resumed: the budget. JSON values.
+        resume: continue an earlier batch: finished results stay; `clean` removes what killed processes left behind.
+    """
+
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], conditions: dict[str, Any] | None = None, *, resume: bool
+    ) -> None:
+        super().__init__(folder, settings, resume=resume)
+        self.conditions = conditions or {}
+        self.earlier: dict[str, Any] = {}  # the settings of the batch before
+
+    def __enter__(self) -> "Manifest":
+        """Raises: UsageError if another process writes into the folder, TargetError if this one may not."""
+        path = self.folder / NAME
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            where = one_line(self.folder)
+            raise TargetError(f"{where}: expected a folder to write in ({error.strerror}); choose another") from error
+        try:
+            self._lock()
+            self._read()
+            self._append([{"settings": self.settings, "conditions": self.conditions}])
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def merge(self, part: list[dict[str, Any]]) -> None:
+        """Write down what was done by a process that had a `Part`."""
+        if part:
+            self._append(part)
 
     def clean(self, folders: set[Path]) -> None:
         """Remove what killed processes left half written in these folders."""
@@ -168,27 +231,20 @@ class Manifest:
             self._file.write(b"\n")
 
     def _take(self, line: dict[str, Any]) -> None:
-        if "done" in line:
-            contents = Content(**line["input"]), Content(**line["output"])
-            self._finished[line["done"]] = _Result(line["settings"], *contents, line["mtime_ns"])
-        elif "begun" in line:
-            self._begun.add(line["begun"])
-        else:
+        super()._take(line)
+        if "conditions" in line:
             self.earlier = line["settings"]
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, lines: list[dict[str, Any]]) -> None:
         """ASCII, so that names of any bytes come back as they were. Raises: ImageError."""
         try:
-            text = json.dumps(line).encode() + b"\n"
+            text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
             if self._file.write(text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             where = one_line(self.folder / NAME)
             raise ImageError(f"{where}: cannot be written ({error.strerror}); free some space") from error
-
-    def _place(self, target: Path) -> str:
-        return target.relative_to(self.folder).as_posix()
 
 
 def results_of(folder: Path) -> set[Path]:

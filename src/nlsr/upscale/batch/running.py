@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +27,9 @@ from nlsr.images import (
 )
 from nlsr.memory import out_of_memory
 from nlsr.report import Report
-from nlsr.upscale.batch.manifest import Content, Manifest
+from nlsr.upscale.batch.manifest import Content, Record
 from nlsr.upscale.batch.settings import Saving, prepared
+from nlsr.upscale.batch.staging import Staging
 from nlsr.upscale.batch.targets import Task
 from nlsr.upscale.plan import Plan
 from nlsr.upscale.upscaler import Outcome, Result, Upscaler
@@ -101,7 +103,8 @@ def run(
     tasks: Sequence[Task],
     saving: Saving,
     *,
-    manifest: Manifest | None = None,
+    manifest: Record | None = None,
+    staging: Staging | None = None,
     started: Callable[[Task], None] | None = None,
     report: Report | None = None,
 ) -> Generator[Done, None, None]:
@@ -112,9 +115,10 @@ def run(
 
     Args:
         manifest: where finished results are recorded and looked up.
+        staging: where files of object storage lie while they are in hand.
         started: called before a picture is computed. report: called after each of its tiles.
     """
-    batch = _Batch(upscaler, saving, manifest, started, report)
+    batch = _Batch(upscaler, saving, manifest, staging, started, report)
     for done in batch.results(tasks):
         yield done
         if done.disk_is_full:
@@ -126,11 +130,12 @@ class _Batch:
         self,
         upscaler: Upscaler,
         saving: Saving,
-        manifest: Manifest | None,
+        manifest: Record | None,
+        staging: Staging | None,
         started: Callable[[Task], None] | None,
         report: Report | None,
     ) -> None:
-        self.upscaler, self.saving, self.manifest = upscaler, saving, manifest
+        self.upscaler, self.saving, self.manifest, self.staging = upscaler, saving, manifest, staging
         self.started, self.report = started, report
         self.aside = upscaler.budget // ASIDE
 
@@ -183,12 +188,19 @@ class _Batch:
         try:
             if task.problem is not None:
                 raise UsageError(f"{one_line(task.source)}: {task.problem}")
-            if not self.saving.make_folders or os.path.lexists(task.target):
+            if not self.saving.make_folders or self._exists(task.target):
+                if self.staging and self.saving.make_folders:
+                    self._make_folder(task)  # here; its address has it
                 self._check_target(task)
-            content = Content.of(task.source) if self.manifest and task.source.is_file() else None
-            if self.manifest and content and self.manifest.finished(task.target, content):
+            content = self.staging.content(task.source) if self.staging else None
+            if content and self._is_finished(task, content):
                 return replace(done, status="skipped")
-            picture = read(task.source, max_pixels=self.saving.max_pixels, check=check)
+            with self.staging.at_hand(task.source) if self.staging else nullcontext():
+                if content is None and self.manifest and task.source.is_file():
+                    content = Content.of(task.source)
+                    if self._is_finished(task, content):
+                        return replace(done, status="skipped")
+                picture = read(task.source, max_pixels=self.saving.max_pixels, check=check)
             format, plan = plans[-1]
             picture = prepared(picture, self.saving, task.target, format)
             height, width = picture.pixels.shape[2:]
@@ -203,6 +215,13 @@ class _Batch:
             return _Read(picture, content, plan, self._fits_beside_others(picture, plan, format), done)
         except Exception as error:
             return _failed(done, error)
+
+    def _is_finished(self, task: Task, content: Content) -> bool:
+        stored = self.staging.content(task.target) if self.staging else None
+        return self.manifest is not None and self.manifest.finished(task.target, content, stored)
+
+    def _exists(self, target: Path) -> bool:
+        return os.path.lexists(target) or (self.staging is not None and target in self.staging.entries)
 
     def _planned(self, task: Task, header: Header) -> tuple[str, Plan]:
         """The format of a result, and how it will be made; asked before pixels are read.
@@ -238,11 +257,16 @@ class _Batch:
     def _check_target(self, task: Task) -> None:
         """Raises: TargetError if no result can be written there."""
         replaced = self._may_replace(task)
-        if self.manifest and not replaced and self.manifest.knows(task.target) and os.path.lexists(task.target):
-            raise TargetError(
-                f"{one_line(task.target)}: exists already, from an earlier run; continue that with --resume, or "
-                "replace it with --overwrite"
-            )
+        if not replaced and self._exists(task.target):
+            if self.manifest and self.manifest.knows(task.target):
+                raise TargetError(
+                    f"{one_line(task.target)}: exists already, from an earlier run; continue that with --resume, or "
+                    "replace it with --overwrite"
+                )
+            if self.staging and task.target in self.staging.entries:
+                raise TargetError(
+                    f"{one_line(task.target)}: exists already; choose another name or allow it with --overwrite"
+                )
         check_target(task.target, height=1, width=1, overwrite=replaced, format=self.saving.format)
 
     def _may_replace(self, task: Task) -> bool:
@@ -288,8 +312,9 @@ class _Batch:
             if self.manifest:
                 self.manifest.begin(target)
             outcome = write_to(target)
+            stored = self.staging.send(target) if self.staging else None
             if self.manifest and content:
-                self.manifest.finish(target, content, outcome.plan.as_dict())
+                self.manifest.finish(target, content, outcome.plan.as_dict(), stored)
         except Exception as error:
             return _failed(done, error)
         return replace(done, outcome=outcome, notes=(*done.notes, *outcome.notes))

@@ -7,13 +7,14 @@ what is hidden (a name that begins with a dot) is left out.
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from nlsr.errors import UsageError
 from nlsr.images import READ_ENDINGS, is_picture, one_line
+from nlsr.storage import is_address
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,13 @@ class Found:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def find(words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None) -> Found:
+Elsewhere = Callable[[str, PurePath, Path | None, Counter[str]], list[Source]]
+"""Finds the pictures of an address, as `Staging.search` does."""
+
+
+def find(
+    words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None, elsewhere: Elsewhere | None = None
+) -> Found:
     """The pictures that are meant.
 
     A folder's own name is part of the places of its pictures where it is one of several words: two folders may hold
@@ -57,11 +64,19 @@ def find(words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = No
     Args:
         words: files, folders and globs; what exists is no glob.
         leave_out: a folder that is not searched: that of the results.
+        elsewhere: finds pictures of object storage.
     Raises: UsageError if a folder or glob holds no picture, or is the one to be left out.
     """
     found = Found()
     result_folder = os.path.realpath(leave_out) if leave_out is not None else None
     for word in [os.fspath(word) for word in words]:
+        if elsewhere is not None and is_address(word):
+            own_name = PurePath(PurePath(word).name if len(words) > 1 else "")
+            sources = elsewhere(word, own_name, leave_out, found.others)
+            if len(sources) > 1 or not word.endswith(sources[0].path.name):
+                found.several = found.in_folders = True
+            found.sources += sources
+            continue
         if os.path.isdir(word):
             if os.path.realpath(word) == result_folder:
                 raise UsageError(
@@ -111,7 +126,7 @@ def _in_folder(top: Path, place: PurePath, leave_out: str | None, others: Counte
                 if is_picture(name):
                     yield Source(here / name, here_place / name)
                 elif not name.startswith("."):
-                    others[_ending(name)] += 1
+                    others[ending(name)] += 1
         for error in unreadable:
             below = os.path.relpath(error.filename, start)
             yield Source(Path(error.filename), start_place / below, f"cannot be searched ({error.strerror})")
@@ -134,7 +149,7 @@ def _of_glob(word: str, leave_out: str | None, others: Counter[str]) -> Iterator
         elif is_picture(place.name):
             yield Source(Path(match), place)
         else:
-            others[_ending(place.name)] += 1
+            others[ending(place.name)] += 1
 
 
 def _split(word: str) -> tuple[str, tuple[str, ...]]:
@@ -153,5 +168,6 @@ def _match(parts: tuple[str, ...], wild: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatch(parts[0], wild[0]) and _match(parts[1:], wild[1:])
 
 
-def _ending(name: str) -> str:
+def ending(name: str) -> str:
+    """How a name is counted among what is no picture."""
     return one_line(os.path.splitext(name)[1].lower()) or "without ending"

@@ -1,0 +1,387 @@
+"""Many pictures on many machines, by Ray Data: `nlsr upscale --ray`, and `upscale` for pipelines of your own.
+
+    import nlsr.ray
+
+    larger = nlsr.ray.upscale(ray.data.read_binary_files("pictures/"), column="bytes")
+
+Ray starts the workers, gives them work, and replaces one that dies. Here it is decided, once and before, how every
+picture is computed, so that the files are those that one machine makes; and what is finished is written down by the
+one process that has the manifest. This needs `pip install 'nlsr[ray]'`.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import pickle
+import platform
+import socket
+import tempfile
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nlsr import interrupts
+from nlsr.errors import ImageError, NlsrError, UsageError
+from nlsr.extras import require
+from nlsr.images import one_line, read, write
+from nlsr.memory import shown
+from nlsr.upscale import Upscaler
+from nlsr.upscale.batch import Done, Manifest, Part, Saving, Task
+from nlsr.upscale.batch import run as run_here
+from nlsr.upscale.precision import choose
+
+require("ray", extra="ray")
+# The library reads it when it is imported: nobody is told what is done here.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray  # noqa: E402
+import ray.data  # noqa: E402
+from ray.util.annotations import RayDeprecationWarning  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+
+OWN = 2**29
+"""Bytes that a worker takes beside its budget: Python, torch and the weights."""
+GROUP = 16
+"""Pictures that a worker is given at once: few are lost with it, and it reads and writes while it computes."""
+ATTEMPTS = 3
+"""How often a group is given to another worker; pictures that end every worker are then told one by one."""
+PATIENCE = 120
+"""Seconds in which a node has to answer."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one worker asks of a node.
+
+    Args:
+        threads: processors. memory: bytes, the budget and what the program itself takes. gpus: 1 or 0.
+        most: how many workers are wanted; without it as many as there is room for.
+    """
+
+    threads: int
+    memory: int
+    gpus: int
+    most: int | None = None
+
+    @classmethod
+    def of(cls, upscaler: Upscaler, *, most: int | None = None) -> "Room":
+        """For workers that compute as this process would. Raises: UsageError for an engine that cannot be sent."""
+        if upscaler.engine_name != "torch":
+            raise UsageError(f"--ray: workers compute with torch, not with {upscaler.engine_name}; leave out --engine")
+        return cls(torch.get_num_threads(), upscaler.budget + OWN, int(upscaler.device.type == "cuda"), most)
+
+    def workers(self) -> int:
+        """How many the cluster has room for, one at least. Raises: UsageError if it has none."""
+        nodes = [node["Resources"] for node in _nodes()]
+        counts = [
+            min(
+                int(node.get("CPU", 0)) // self.threads,
+                int(node.get("memory", 0)) // self.memory,
+                int(node.get("GPU", 0)) if self.gpus else 10**6,
+            )
+            for node in nodes
+        ]
+        if sum(counts):
+            return min(sum(counts), self.most or sum(counts))
+        largest = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "memory", "GPU")}
+        if self.gpus and largest["GPU"] < 1:
+            raise UsageError("--ray: no node has a GPU for --device cuda; leave it out")
+        if largest["CPU"] < self.threads:
+            raise UsageError(
+                f"--ray: no node has {self.threads} processors for a worker, the largest {int(largest['CPU'])}; "
+                f"ask for less with --threads {max(1, int(largest['CPU']))}"
+            )
+        raise UsageError(
+            f"--ray: no node has {shown(self.memory)} for a worker, its budget and {shown(OWN)} for the program; the "
+            f"largest gives {shown(largest['memory'])}; allow less with --memory"
+        )
+
+    def options(self) -> dict[str, Any]:
+        """For a stage of Ray Data whose workers have this room, each with one picture at a time."""
+        return {
+            "compute": ray.data.ActorPoolStrategy(size=self.workers(), max_tasks_in_flight_per_actor=2),
+            "num_cpus": self.threads,
+            "num_gpus": self.gpus,
+            "memory": self.memory,
+            "max_task_retries": ATTEMPTS,
+        }
+
+
+@contextlib.contextmanager
+def cluster(address: str) -> Iterator[None]:
+    """The context in which Ray is there; in the end it is left, or ended if it was started here.
+
+    Args:
+        address: "local" starts Ray on this machine; "auto" is the cluster that this machine belongs to, or the one of
+            `RAY_ADDRESS`; else its address like "head:6379".
+    Raises: UsageError if there is none, or one of another version.
+    """
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": 2**28, "num_cpus": os.cpu_count()}
+    else:
+        _check_reachable(address)
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # Ray raises every kind of error here
+        raise UsageError(f"--ray {address}: {_reason(error)}; `--ray local` starts Ray on this machine") from error
+    interrupts.listen()  # Ray takes signals for itself
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run(
+    upscaler: Upscaler, tasks: Sequence[Task], saving: Saving, *, manifest: Manifest, workers: int | None = None
+) -> Generator[Done, None, None]:
+    """As `nlsr.upscale.batch.run`, on the workers of the cluster; what became of each picture is given as it is known.
+
+    Args:
+        manifest: that of the folder of the results, which all nodes see under one name.
+        workers: how many at most.
+    Raises: UsageError for a cluster that cannot do it: too small, of another version, or without the folders.
+    """
+    known = [task for task in tasks if task.problem is not None]
+    if known:
+        yield from run_here(upscaler, known, saving, manifest=manifest)
+    tasks = [task for task in tasks if task.problem is None]
+    if not tasks:
+        return
+    room = Room.of(upscaler, most=workers)
+    _check_nodes(manifest, tasks[0])
+    count = room.workers()
+    ours = {task.target for task in tasks if _may_begin(task, saving, manifest)}
+    manifest.begin(*sorted(ours))
+    size = max(1, min(GROUP, len(tasks) // (4 * count)))
+    left = dict.fromkeys(tasks)
+    for together in (size, 1):  # what has ended its worker each time is tried once more alone
+        for done in _results(upscaler, list(left), saving, manifest, ours, room, together):
+            left.pop(done.task, None)
+            yield done
+            if done.disk_is_full:
+                return
+        if not left:
+            return
+    for task in left:
+        lost = ImageError("ended every worker that it was given to, most likely for want of memory; give it a budget")
+        yield Done(task, "failed", error=lost)
+
+
+def upscale(
+    dataset: "ray.data.Dataset",
+    *,
+    column: str = "image",
+    format: str = "png",
+    quality: int | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> "ray.data.Dataset":
+    """A dataset whose pictures are enlarged, lazily, by workers that load the model once.
+
+    Args:
+        dataset: rows with a picture each, as bytes of a file or as an array (h, w), (h, w, 3) or (h, w, 4), uint8,
+            uint16 or floating point in [0, 1].
+        column: where the picture is and its result will be, of the same kind. The other columns stay.
+        format, quality: of the bytes of results, as `nlsr.images.write` takes them.
+        workers: how many at most; by default as many as the cluster has room for.
+        options: as `Upscaler` takes them: model, scale, memory (of each worker), device ...
+    Returns: the rows, with why one failed in a column `error`, else ""; its picture is then empty.
+    Raises: as `Upscaler`, UsageError if the cluster has no room for a worker.
+    """
+    upscaler = _decided(Upscaler(**options))
+    room = Room.of(upscaler, most=workers)
+    arguments = (ray.put(upscaler), room.threads, _precisions(upscaler), column, format, quality)
+    return _mapped(dataset, _Rows, arguments, room)
+
+
+def _mapped(dataset: "ray.data.Dataset", worker: type, arguments: tuple[Any, ...], room: Room) -> "ray.data.Dataset":
+    with warnings.catch_warnings():
+        # There is no other way yet to say how often a picture that ends its workers is tried, which is for ever.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return dataset.map(worker, fn_constructor_args=arguments, **room.options())
+
+
+def _check_reachable(address: str) -> None:
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UsageError(f"--ray {address}: cannot be reached ({error}); is Ray running there?") from error
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _versions() -> dict[str, str]:
+    return {"nlsr": version("nlsr"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _check_nodes(manifest: Manifest, task: Task) -> None:
+    """Raises: UsageError if a node has other versions, or does not see the files."""
+    look = ray.remote(num_cpus=0)(_seen)
+    with tempfile.NamedTemporaryFile(dir=manifest.folder, prefix=".nlsr-") as sign:
+        answers = []
+        for node in _nodes():
+            there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            answers.append((node["NodeManagerAddress"], there.remote(_versions(), Path(sign.name), task.source)))
+        for name, answer in answers:
+            try:
+                problem = ray.get(answer, timeout=PATIENCE)
+            except Exception as error:  # what runs there may be anything
+                problem = _reason(error)
+            if problem:
+                raise UsageError(f"--ray: node {name}: {problem}")
+
+
+def _seen(versions: dict[str, str], sign: Path, source: Path) -> str:
+    """What a node lacks, in words; nothing if it has all."""
+    for name, here in _versions().items():
+        if here != versions[name]:
+            return f"has {name} {here}, here it is {versions[name]}; install the same on all nodes"
+    folder = sign.parent
+    if not sign.exists():
+        return f"does not see {one_line(folder)} as it is here; choose a disk that all nodes share, with one name"
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"cannot write in {one_line(folder)} ({error.strerror}); change its permissions or choose another"
+    if not os.path.lexists(source):
+        return f"does not see {one_line(source)}; choose a disk that all nodes share, with one name"
+    return ""
+
+
+def _may_begin(task: Task, saving: Saving, manifest: Manifest) -> bool:
+    return saving.overwrite or not os.path.lexists(task.target) or manifest.may_replace(task.target)
+
+
+def _results(
+    upscaler: Upscaler,
+    tasks: Sequence[Task],
+    saving: Saving,
+    manifest: Manifest,
+    ours: set[Path],
+    room: Room,
+    size: int,
+) -> Iterator[Done]:
+    """What became of pictures that are given to workers in groups; of those whose workers died nothing."""
+    groups = []
+    for first in range(0, len(tasks), size):
+        group = tasks[first : first + size]
+        part = Part(manifest, [task.target for task in group], ours)
+        groups.append({"group": pickle.dumps((group, part))})
+    arguments = (ray.put(_decided(upscaler)), room.threads, _precisions(upscaler), saving)
+    context = ray.data.DataContext.get_current().copy()
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.from_items(groups, override_num_blocks=len(groups))
+        rows = iter(_mapped(dataset, _Files, arguments, room).iter_rows())
+        while (row := _next(rows)) is not None:
+            results, lines = pickle.loads(row["results"])
+            manifest.merge(lines)
+            for done, full in results:
+                if full:
+                    done.error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # pickling drops causes
+                yield done
+
+
+def _next(rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    try:
+        return next(rows, None)
+    except ray.exceptions.RayError as error:
+        raise ImageError(f"--ray: {_reason(error)}; the same command with --resume continues") from error
+
+
+def _decided(upscaler: Upscaler) -> Upscaler:
+    """With all networks loaded, so that workers need no file of theirs."""
+    for scale in upscaler.models.scales:
+        upscaler.models.cascade(scale)
+    return upscaler
+
+
+def _precisions(upscaler: Upscaler) -> dict[int, str]:
+    made_for = upscaler.models.half_precisions
+    return {depth: choose(upscaler.precision, upscaler.device, depth, made_for=made_for) for depth in (8, 16)}
+
+
+class _Worker:
+    """One process with the model, which computes as the process that sends work would."""
+
+    def __init__(self, upscaler: "ray.ObjectRef[Upscaler]", threads: int, precisions: dict[int, str]) -> None:
+        torch.set_num_threads(threads)
+        self.upscaler: Upscaler = ray.get(upscaler)
+        if precisions[8] == precisions[16]:
+            self.upscaler.precision = precisions[8]  # type: ignore[assignment]
+        elif _precisions(self.upscaler) != precisions:
+            raise UsageError("--ray: processors of nodes differ, not all are made for bf16; add --precision fp32")
+
+
+class _Files(_Worker):
+    def __init__(
+        self, upscaler: "ray.ObjectRef[Upscaler]", threads: int, precisions: dict[int, str], saving: Saving
+    ) -> None:
+        super().__init__(upscaler, threads, precisions)
+        self.saving = saving
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        tasks, part = pickle.loads(row["group"])
+        results = list(run_here(self.upscaler, tasks, self.saving, manifest=part))
+        return {"results": pickle.dumps(([(_sendable(done), done.disk_is_full) for done in results], part.lines))}
+
+
+class _Rows(_Worker):
+    def __init__(
+        self,
+        upscaler: "ray.ObjectRef[Upscaler]",
+        threads: int,
+        precisions: dict[int, str],
+        column: str,
+        format: str,
+        quality: int | None,
+    ) -> None:
+        super().__init__(upscaler, threads, precisions)
+        self.column, self.format, self.quality = column, format, quality
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        image, error = row[self.column], ""
+        enlarge: Callable[[Any], Any] = self._of_bytes if isinstance(image, bytes) else self.upscaler
+        try:
+            larger = enlarge(image)
+        except NlsrError as problem:
+            larger, error = image[:0], str(problem)
+        return {**row, self.column: larger, "error": error}
+
+    def _of_bytes(self, image: bytes) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="nlsr-") as folder:
+            path = Path(folder, "picture")
+            path.write_bytes(image)
+            try:
+                result = self.upscaler.upscale(read(path)).picture
+                write(path, result, format=self.format, quality=self.quality, overwrite=True)
+            except NlsrError as error:
+                raise type(error)(str(error).replace(f"{path}: ", "")) from error
+            return path.read_bytes()
+
+
+def _sendable(done: Done) -> Done:
+    """Without errors that cannot be sent, which are told by their words."""
+    if done.error is None or isinstance(done.error, NlsrError | MemoryError):
+        return done
+    return replace(done, error=RuntimeError(f"{type(done.error).__name__}: {done.error}"))
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what Ray says, where the error itself stands."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

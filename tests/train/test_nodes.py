@@ -1,0 +1,75 @@
+"""Groups of processes that torchrun starts, as on several machines: each has its own working folder."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nlsr.train.course import Course
+from nlsr.train.recipe import Recipe
+
+IN_DOUBLE = """
+from nlsr.train.course import Course
+from nlsr.train.recipe import Recipe
+build, item = Recipe.build_network, Course.__getitem__
+Recipe.build_network = lambda self: build(self).double()
+Course.__getitem__ = lambda self, number: [part.double() for part in item(self, number)]
+"""
+DIES = """
+import os, signal
+from nlsr.train.module import Training
+step = Training.training_step
+def dying(self, *arguments):
+    if self.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments)
+Training.training_step = dying
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_double(monkeypatch):
+    """Everything in float64, so that what differs is not rounding."""
+    build, item = Recipe.build_network, Course.__getitem__
+    monkeypatch.setattr(Recipe, "build_network", lambda self: build(self).double())
+    monkeypatch.setattr(Course, "__getitem__", lambda self, number: [part.double() for part in item(self, number)])
+
+
+def test_two_groups_train_as_one_process_and_lose_nothing_when_one_is_killed(tmp_path, fit, data, recipe_file):
+    """The second is killed in the sixth step; one process continues from the fourth."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    groups = []
+    for rank, module in enumerate((IN_DOUBLE, IN_DOUBLE + DIES)):
+        (tmp_path / f"node{rank}").mkdir()
+        (tmp_path / f"node{rank}" / "changes.py").write_text(module)
+        launch = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
+        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+        train = ["train", recipe_file, "--data", data, "-o", tmp_path / "runs", "--cache", tmp_path / f"cache{rank}"]
+        train += ["--threads", "1", "--import", "changes"]
+        words = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "nlsr", *map(str, train)]
+        groups.append(
+            subprocess.Popen(
+                words,
+                cwd=tmp_path / f"node{rank}",
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    told = [group.communicate()[1] for group in groups]
+    assert [group.returncode for group in groups] == [1, 1], told
+    assert re.search(r"^train: another process of this training has ended.*--resume", told[0], re.MULTILINE), told[0]
+    assert not (tmp_path / "runs" / "tiny" / "tiny.safetensors").exists()
+    whole = fit("whole")
+    resumed = fit("runs/tiny", resume=True)
+    assert resumed.keys() == load_file(tmp_path / "whole" / "tiny.safetensors").keys()
+    for name, weights in whole.items():
+        torch.testing.assert_close(resumed[name], weights, rtol=0, atol=1e-7, msg=name)
