@@ -8,7 +8,6 @@ Source: ITU-T T.81 and T.871 (JFIF), Exif 3.0, ICC.1 annex B, Adobe's XMP specif
 
 import re
 import struct
-from importlib.util import find_spec
 from typing import BinaryIO
 
 import numpy as np
@@ -92,8 +91,6 @@ def _damage(data: bytes, mode: str) -> list[str]:
 
 
 def _heard(data: bytes, mode: str) -> str:
-    if find_spec("simplejpeg") is None:  # an environment that is older than this dependency
-        return ""
     import simplejpeg
 
     try:
