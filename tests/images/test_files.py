@@ -744,16 +744,18 @@ def test_a_full_disk_is_called_by_its_name(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwrite_replaces_and_the_mode_is_that_of_the_umask(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(b"old")
+def test_the_mode_of_a_new_file_is_that_of_the_umask_and_a_replaced_one_keeps_its_own(tmp_path):
+    new, replaced = tmp_path / "a.png", tmp_path / "b.png"
+    replaced.write_bytes(b"old")
+    replaced.chmod(0o604)
     umask = os.umask(0o027)
     try:
-        write(path, as_picture(smooth()), overwrite=True)
+        for path in (new, replaced):
+            write(path, as_picture(smooth()), overwrite=True)
     finally:
         os.umask(umask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert np.array_equal(as_samples(read(path)), smooth())
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (new, replaced)] == [0o640, 0o604]
+    assert np.array_equal(as_samples(read(replaced)), smooth())
 
 
 def test_the_longest_possible_name_can_be_written(tmp_path):
