@@ -54,7 +54,7 @@ def default_budget(device: torch.device | None = None) -> int:
     """Bytes; depends on the machine and the device only, so that equal calls make equal plans."""
     total = total_memory()
     if device is not None and device.type != "cpu":
-        properties = getattr(torch.get_device_module(device), "get_device_properties", None)
+        properties = getattr(getattr(torch, device.type, None), "get_device_properties", None)
         total = min(total, properties(device).total_memory) if properties else total
     return total // DEFAULT_SHARE
 

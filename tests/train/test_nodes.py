@@ -58,7 +58,7 @@ def test_two_groups_train_as_one_process_and_lose_nothing_when_one_is_killed(tmp
             subprocess.Popen(
                 words,
                 cwd=tmp_path / f"node{rank}",
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""},
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
