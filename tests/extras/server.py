@@ -6,12 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import httpx
 import torch
 
 import nlsr
 from nlsr.networks import LCoAN, LCoANConfig
+
+TRIES = 600
+"""Looks at a folder, a tenth of a second apart, before what is still there is called left."""
 
 
 def save_tiny(folder):
@@ -52,8 +56,13 @@ class Server:
         return next(event for event in self.events(job) if event["state"] in states)
 
     def left(self):
-        """The folders of jobs that exist."""
-        return [path for path in self.folder.glob("*/*") if path.is_dir()]
+        """The folders of jobs that stay: some are removed after their answer was sent, which is waited for."""
+        for _ in range(TRIES):
+            found = [path for path in self.folder.glob("*/*") if path.is_dir()]
+            if not found:
+                break
+            time.sleep(0.1)
+        return found
 
     def end(self, number=signal.SIGINT):
         """Its exit code and the rest of what it said."""
