@@ -29,6 +29,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "recipes/*.md")
 COPIED = ("README.md", "LICENSE", "pyproject.toml", "constraints.txt", "src", "examples", "recipes", "benchmarks")
 ELSEWHERE = {
     "docs/attention.md": "its blocks build on each other; tests/test_examples.py runs them in turn",
+    "docs/engines.md": "its blocks need ONNX Runtime and OpenVINO; tests/extras/test_engines.py does what they show",
     "docs/serve.md": "its blocks need a server; tests/extras/test_serve.py runs those of clients",
 }
 """Documents whose blocks are run by tests, and why."""
