@@ -219,7 +219,7 @@ class SharedAttention(nn.Module):
         check_size(affinity, height, width)
         drawn = affinity.aggregate(to_tokens(self.values(features)))
         kept = features if self.input_scale == 1 else self.input_scale * features
-        return kept + self.residual_scale * to_map(drawn, height, width), affinity
+        return kept.add(to_map(drawn, height, width), alpha=self.residual_scale), affinity
 
 
 class ResidualAttention(nn.Module):

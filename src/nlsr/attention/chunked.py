@@ -4,6 +4,7 @@ The machinery that NLSA (groups by hashing), GLA (super-bit hashing) and LCoA (k
 how a position gets its code. Linear in the positions. Knows nothing of where codes come from.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -68,14 +69,11 @@ class Chunks:
 
     def gather(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b r n m c"]:
         batch, rounds, padded = self.order.shape
-        picked = pick(tokens, self.order.flatten(1))
+        picked = _Gather.apply(tokens, self.order, self.slots)
         return picked.view(batch, rounds, padded // self.chunk_size, self.chunk_size, tokens.shape[-1])
 
     def restore(self, chunked: Float[Tensor, "b r n m c"]) -> Float[Tensor, "b r l c"]:
-        batch, rounds, length = self.slots.shape
-        offsets = torch.arange(rounds, device=self.slots.device).view(1, -1, 1) * self.order.shape[-1]
-        picked = pick(chunked.flatten(1, 3), (self.slots + offsets).flatten(1))
-        return picked.view(batch, rounds, length, chunked.shape[-1])
+        return _Restore.apply(chunked.flatten(2, 3), self.order, self.slots)
 
 
 class ChunkedAffinity(Affinity):
@@ -211,16 +209,53 @@ def pick(tokens: Tensor, index: Tensor) -> Tensor:
     return picked.view(batch, -1, tokens.shape[2])
 
 
+class _Gather(torch.autograd.Function):
+    """tokens (b l c) -> (b r p c) in the order of slots. Every position has one slot in a round, and the last slots
+    repeat the positions of those before them, so that the gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, order: Tensor, slots: Tensor):  # type: ignore[no-untyped-def,override]
+        ctx.slots = slots
+        return pick(tokens, order.flatten(1)).unflatten(1, order.shape[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
+        check_first_order()
+        length = ctx.slots.shape[2]
+        if repeated := grad.shape[2] - length:
+            grad = grad.clone()
+            grad[:, :, length - repeated : length] += grad[:, :, length:]
+        picked = pick(grad.flatten(0, 1), ctx.slots.flatten(0, 1)).unflatten(0, ctx.slots.shape[:2])
+        return picked.sum(1) if picked.shape[1] > 1 else picked[:, 0], None, None
+
+
+class _Restore(torch.autograd.Function):
+    """sorted (b r p c) -> (b r l c) in the order of positions; the gradient of slots that repeat is zero."""
+
+    @staticmethod
+    def forward(ctx, chunked: Tensor, order: Tensor, slots: Tensor):  # type: ignore[no-untyped-def,override]
+        ctx.order, ctx.length = order, slots.shape[2]
+        return pick(chunked.flatten(0, 1), slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
+        check_first_order()
+        picked = pick(grad.flatten(0, 1), ctx.order.flatten(0, 1)).unflatten(0, ctx.order.shape[:2])
+        picked[:, :, ctx.length :] = 0
+        return picked, None, None
+
+
 # Below, g = images times rounds, n chunks of m slots, and a window is a chunk with its two neighbours. Windows are
 # overlapping views of a sequence that repeats its last chunk in front and its first behind, so nothing is copied
-# three times; automatic differentiation would copy, hence the hand-written backwards.
+# three times; automatic differentiation would copy, hence the hand-written backwards. A block is part of the chunks of
+# one of the g, or all chunks of several: the second copies its windows, and small maps are worth no call each.
 
 
 def _windows(chunked: Tensor) -> Tensor:
-    """(n, m, c) -> (n, 3m, c), a view of one extended copy."""
-    size = chunked.shape[1]
-    extended = torch.cat((chunked[-1:], chunked, chunked[:1])).flatten(0, 1)
-    return extended.unfold(0, 3 * size, size).transpose(1, 2)
+    """(g, n, m, c) -> (g, n, 3m, c), a view of one extended copy."""
+    size = chunked.shape[2]
+    extended = torch.cat((chunked[:, -1:], chunked, chunked[:, :1]), dim=1).flatten(1, 2)
+    return extended.unfold(1, 3 * size, size).transpose(2, 3)
 
 
 def _windows_in_graph(chunked: Tensor) -> Tensor:
@@ -241,14 +276,19 @@ def _weigh_in_graph(query: Tensor, key: Tensor, extra: Tensor, unused: Tensor | 
 
 
 def _fold(windows: Tensor) -> Tensor:
-    """The adjoint of `_windows`: (n, 3m, c) -> (n, m, c)."""
-    before, own, after = windows.chunk(3, dim=1)
-    return own + before.roll(-1, 0) + after.roll(1, 0)
+    """The adjoint of `_windows`: (g, n, 3m, c) -> (g, n, m, c)."""
+    before, own, after = windows.chunk(3, dim=2)
+    return own + before.roll(-1, 1) + after.roll(1, 1)
 
 
-def _blocks(num_chunks: int, size: int, element_size: int) -> list[slice]:
-    step = max(1, budget(BLOCK_BYTES) // (3 * size * size * element_size))
-    return [slice(start, start + step) for start in range(0, num_chunks, step)]
+def _blocks(query: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+    """For queries (g, n, m, d): functions that take a block out of a tensor (g, n, i, j), as (chunks, i, j)."""
+    number, n, m, _ = query.shape
+    fitting = max(1, budget(BLOCK_BYTES) // (3 * m * m * query.element_size()))
+    for first in range(0, number, max(1, fitting // n)):
+        some = slice(first, first + max(1, fitting // n))
+        for start in range(0, n, fitting):
+            yield lambda tensor, some=some, start=start: tensor[some, start : start + fitting].flatten(0, 1)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
@@ -273,46 +313,39 @@ class _Weigh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, extra: Tensor, dtype: torch.dtype):  # type: ignore[no-untyped-def,override]
-        batch, rounds, n, m, _ = query.shape
-        weights = query.new_empty((batch * rounds, n, m, 3 * m), dtype=dtype)
-        log_sum = query.new_empty((batch * rounds, n, m) if rounds > 1 else (0,))
+        q, k, e = (t.flatten(0, 1) for t in (query, key, extra))
+        keys, extras = _windows(k), _windows(e)
+        weights = q.new_empty((*q.shape[:3], 3 * q.shape[2]), dtype=dtype)
+        several = query.shape[1] > 1
+        log_sum = q.new_empty((*q.shape[:3], 1) if several else (0,))
         with _full_precision(query):
-            for g, (q, k, e) in enumerate(zip(*(t.flatten(0, 1) for t in (query, key, extra)), strict=True)):
-                keys, extras = _windows(k), _windows(e)
-                for block in _blocks(n, m, q.element_size()):
-                    scores = _scores(q[block], keys[block], extras[block])
-                    if rounds > 1:
-                        torch.logsumexp(scores, -1, out=log_sum[g, block])
-                    weights[g, block] = F.softmax(scores, -1)
+            for block in _blocks(q):
+                scores = _scores(block(q), block(keys), block(extras))
+                if several:
+                    torch.logsumexp(scores, -1, keepdim=True, out=block(log_sum))
+                block(weights).copy_(F.softmax(scores, -1))
         ctx.save_for_backward(query, key, weights)
         ctx.extra_shape = extra.shape
-        return weights, log_sum.view(batch, rounds, n, m) if rounds > 1 else log_sum
+        return weights, log_sum.view(query.shape[:-1]) if several else log_sum
 
     @staticmethod
     def backward(ctx, grad_weights: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
         check_first_order()
-        query, key, weights = ctx.saved_tensors
-        rounds, n, m = query.shape[1:4]
-        grad_query, grad_key, grad_extra = (
-            torch.empty_like(query),
-            torch.empty_like(key),
-            key.new_empty(ctx.extra_shape),
-        )
-        for g, (q, k) in enumerate(zip(query.flatten(0, 1), key.flatten(0, 1), strict=True)):
-            windows = _windows(k)
-            grad_windows = windows.new_empty(windows.shape)
-            grad_extras = windows.new_empty(n, 3 * m, ctx.extra_shape[-1])
-            for block in _blocks(n, m, q.element_size()):
-                weight = weights[g, block].to(q.dtype)
-                grad_scores = _softmax_backward(weight, grad_weights[g, block].to(q.dtype))
-                if rounds > 1:
-                    grad_scores += weight * grad_log_sum.flatten(0, 1)[g, block, :, None]
-                torch.bmm(grad_scores, windows[block], out=grad_query.flatten(0, 1)[g, block])
-                torch.bmm(grad_scores.transpose(1, 2), q[block], out=grad_windows[block])
-                grad_extras[block] = grad_scores.transpose(1, 2)[..., : grad_extras.shape[-1]]
-            grad_key.flatten(0, 1)[g] = _fold(grad_windows)
-            grad_extra.flatten(0, 1)[g] = _fold(grad_extras)
-        return grad_query, grad_key, grad_extra, None
+        query, key, stored = ctx.saved_tensors
+        q, k = query.flatten(0, 1), key.flatten(0, 1)
+        windows = _windows(k)
+        grad_query, grad_windows = torch.empty_like(q), windows.new_empty(windows.shape)
+        grad_extras = windows.new_empty(*windows.shape[:3], ctx.extra_shape[-1])
+        for block in _blocks(q):
+            weights = block(stored).to(q.dtype)
+            grad_scores = _softmax_backward(weights, block(grad_weights).to(q.dtype))
+            if query.shape[1] > 1:
+                grad_scores += weights * block(grad_log_sum.flatten(0, 1)[..., None])
+            torch.bmm(grad_scores, block(windows), out=block(grad_query))
+            torch.bmm(grad_scores.transpose(1, 2), block(q), out=block(grad_windows))
+            block(grad_extras).copy_(grad_scores.transpose(1, 2)[..., : grad_extras.shape[-1]])
+        grad_key, grad_extra = _fold(grad_windows), _fold(grad_extras)
+        return grad_query.view_as(query), grad_key.view_as(key), grad_extra.view(ctx.extra_shape), None
 
 
 class _Stored(torch.autograd.Function):
@@ -321,24 +354,26 @@ class _Stored(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weights: Tensor, values: Tensor):  # type: ignore[no-untyped-def,override]
         ctx.save_for_backward(weights, values)
-        drawn = torch.empty_like(values)
+        v = values.flatten(0, 1)
+        windows, drawn = _windows(v), torch.empty_like(v)
         with _full_precision(values):
-            for w, v, out in zip(weights, values.flatten(0, 1), drawn.flatten(0, 1), strict=True):
-                _product(w.to(v.dtype), _windows(v), out=out)
-        return drawn
+            for block in _blocks(weights):
+                _product(block(weights).to(v.dtype), block(windows), out=block(drawn))
+        return drawn.view_as(values)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
         check_first_order()
         weights, values = ctx.saved_tensors
-        grad = grad.contiguous()
+        v, grad = values.flatten(0, 1), grad.flatten(0, 1).contiguous()
+        windows = _windows(v)
         grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[0] else None
-        grad_values = torch.empty_like(values)
-        for g, (w, v, out) in enumerate(zip(weights, values.flatten(0, 1), grad.flatten(0, 1), strict=True)):
+        grad_windows = windows.new_empty(windows.shape)
+        for block in _blocks(weights):
             if grad_weights is not None:
-                grad_weights[g] = torch.bmm(out, _windows(v).transpose(1, 2))
-            grad_values.flatten(0, 1)[g] = _fold(torch.bmm(w.to(v.dtype).transpose(1, 2), out))
-        return grad_weights, grad_values
+                torch.bmm(block(grad), block(windows).transpose(1, 2), out=block(grad_weights))
+            torch.bmm(block(weights).to(v.dtype).transpose(1, 2), block(grad), out=block(grad_windows))
+        return grad_weights, _fold(grad_windows).view_as(values)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -347,40 +382,34 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, extra: Tensor, values: Tensor):  # type: ignore[no-untyped-def,override]
         ctx.save_for_backward(query, key, extra, values)
-        n, m = query.shape[2:4]
-        drawn, log_sum = torch.empty_like(values), query.new_empty(query.shape[:-1])
+        q, k, e, v = (t.flatten(0, 1) for t in (query, key, extra, values))
+        keys, extras, windows = _windows(k), _windows(e), _windows(v)
+        drawn, log_sum = torch.empty_like(v), q.new_empty((*q.shape[:3], 1))
         with _full_precision(query):
-            groups = zip(*(t.flatten(0, 1) for t in (query, key, extra, values, drawn, log_sum)), strict=True)
-            for q, k, e, v, out, total in groups:
-                keys, extras, windows = _windows(k), _windows(e), _windows(v)
-                for block in _blocks(n, m, q.element_size()):
-                    scores = _scores(q[block], keys[block], extras[block])
-                    torch.logsumexp(scores, -1, out=total[block])
-                    _product(F.softmax(scores, -1).to(v.dtype), windows[block], out=out[block])
-        return drawn, log_sum
+            for block in _blocks(q):
+                scores = _scores(block(q), block(keys), block(extras))
+                torch.logsumexp(scores, -1, keepdim=True, out=block(log_sum))
+                _product(F.softmax(scores, -1).to(v.dtype), block(windows), out=block(drawn))
+        return drawn.view_as(values), log_sum.view(query.shape[:-1])
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
         check_first_order()
         inputs = ctx.saved_tensors
-        n, m = inputs[0].shape[2:4]
-        grads = tuple(torch.empty_like(t) for t in inputs)
-        groups = zip(*(t.flatten(0, 1) for t in (*inputs, *grads, grad, grad_log_sum)), strict=True)
-        for q, k, e, v, grad_q, grad_k, grad_e, grad_v, out, total in groups:
-            keys, extras, windows = _windows(k), _windows(e), _windows(v)
-            grad_keys, grad_extras, grad_windows = (t.new_empty(t.shape) for t in (keys, extras, windows))
-            for block in _blocks(n, m, q.element_size()):
-                weights = F.softmax(_scores(q[block], keys[block], extras[block]), -1)
-                grad_weights = torch.bmm(out[block], windows[block].transpose(1, 2))
-                grad_scores = _softmax_backward(weights, grad_weights.to(q.dtype)) + weights * total[block, :, None]
-                torch.bmm(grad_scores, keys[block], out=grad_q[block])
-                torch.bmm(grad_scores.transpose(1, 2), q[block], out=grad_keys[block])
-                grad_extras[block] = grad_scores.transpose(1, 2)[..., : extras.shape[-1]]
-                torch.bmm(weights.to(v.dtype).transpose(1, 2), out[block], out=grad_windows[block])
-            grad_k.copy_(_fold(grad_keys))
-            grad_e.copy_(_fold(grad_extras))
-            grad_v.copy_(_fold(grad_windows))
-        return grads
+        q, k, e, v, out, total = (t.flatten(0, 1) for t in (*inputs, grad, grad_log_sum[..., None]))
+        keys, extras, windows = _windows(k), _windows(e), _windows(v)
+        grad_q = torch.empty_like(q)
+        grad_keys, grad_extras, grad_windows = (t.new_empty(t.shape) for t in (keys, extras, windows))
+        for block in _blocks(q):
+            weights = F.softmax(_scores(block(q), block(keys), block(extras)), -1)
+            grad_weights = torch.bmm(block(out), block(windows).transpose(1, 2))
+            grad_scores = _softmax_backward(weights, grad_weights.to(q.dtype)) + weights * block(total)
+            torch.bmm(grad_scores, block(keys), out=block(grad_q))
+            torch.bmm(grad_scores.transpose(1, 2), block(q), out=block(grad_keys))
+            block(grad_extras).copy_(grad_scores.transpose(1, 2)[..., : e.shape[-1]])
+            torch.bmm(weights.to(v.dtype).transpose(1, 2), block(out), out=block(grad_windows))
+        folded = (grad_q, *(_fold(grads) for grads in (grad_keys, grad_extras, grad_windows)))
+        return tuple(grads.view_as(given) for grads, given in zip(folded, inputs, strict=True))
 
 
 def _scores(query: Tensor, keys: Tensor, extras: Tensor) -> Tensor:
@@ -390,4 +419,4 @@ def _scores(query: Tensor, keys: Tensor, extras: Tensor) -> Tensor:
 
 
 def _softmax_backward(weights: Tensor, grad: Tensor) -> Tensor:
-    return weights * (grad - (weights * grad).sum(-1, keepdim=True))
+    return torch._softmax_backward_data(grad, weights, -1, weights.dtype)  # one pass; there is no public name for it

@@ -29,8 +29,9 @@ MAX_START_SAMPLES = 16_384
 """Positions used to start the clusters; more change nothing that the moving average does not change at once."""
 IDLE_STEPS = 20
 """A cluster without a member in so many batches running is dead and is re-seeded."""
-ASSIGN_BLOCK = 65_536
-"""Positions whose similarities to all centroids exist at a time."""
+ASSIGN_BLOCK = 4096
+"""Positions whose similarities to all centroids exist at a time; fresh memory for all at once took longer than the
+products."""
 
 
 class KMeans(nn.Module):
@@ -234,7 +235,7 @@ def assign(samples: Float[Tensor, "s d"], centroids: Float[Tensor, "k d"]) -> In
         centroids = centroids.to(samples.dtype).T
         if in_graph():
             return (samples @ centroids).argmax(-1)
-        return torch.cat([(block @ centroids).argmax(-1) for block in samples.split(ASSIGN_BLOCK)])
+        return torch.cat([(block @ centroids).max(-1).indices for block in samples.split(ASSIGN_BLOCK)])
 
 
 def member_sums(
