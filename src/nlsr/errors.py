@@ -41,6 +41,10 @@ class UsageError(NlsrError):
     """A command was asked for something it does not do; it exits with 2."""
 
 
+class StorageError(ImageError, UsageError):
+    """An object storage does not answer, does not take the credentials, or has no such bucket: nothing can be had."""
+
+
 class TargetError(ImageError, UsageError):
     """A result cannot be written where it was asked for."""
 

@@ -17,22 +17,24 @@ import pickle
 import platform
 import socket
 import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nlsr import interrupts
+from nlsr import interrupts, storage
 from nlsr.errors import ImageError, NlsrError, UsageError
 from nlsr.extras import require
 from nlsr.images import one_line, read, write
 from nlsr.memory import shown
 from nlsr.upscale import Upscaler
-from nlsr.upscale.batch import Done, Manifest, Part, Saving, Task
+from nlsr.upscale.batch import Done, Manifest, Part, Saving, Staging, Task, may_begin
 from nlsr.upscale.batch import run as run_here
 from nlsr.upscale.precision import choose
 
@@ -139,33 +141,45 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def run(
-    upscaler: Upscaler, tasks: Sequence[Task], saving: Saving, *, manifest: Manifest, workers: int | None = None
+    upscaler: Upscaler,
+    tasks: Sequence[Task],
+    saving: Saving,
+    *,
+    manifest: Manifest,
+    staging: Staging | None = None,
+    workers: int | None = None,
 ) -> Generator[Done, None, None]:
     """As `nlsr.upscale.batch.run`, on the workers of the cluster; what became of each picture is given as it is known.
 
     Args:
-        manifest: that of the folder of the results, which all nodes see under one name.
+        manifest: that of the folder of the results, which all nodes see under one name, or at an address.
+        staging: what is known of files of object storage, which the workers fetch and send.
         workers: how many at most.
     Raises: UsageError for a cluster that cannot do it: too small, of another version, or without the folders.
     """
     known = [task for task in tasks if task.problem is not None]
     if known:
-        yield from run_here(upscaler, known, saving, manifest=manifest)
+        yield from run_here(upscaler, known, saving, manifest=manifest, staging=staging)
     tasks = [task for task in tasks if task.problem is None]
     if not tasks:
         return
     room = Room.of(upscaler, most=workers)
-    _check_nodes(manifest, tasks[0])
+    _check_nodes(manifest.folder, tasks[0].source, staging)
     count = room.workers()
-    ours = {task.target for task in tasks if _may_begin(task, saving, manifest)}
+    ours = {task.target for task in tasks if may_begin(task, saving, manifest, staging)}
     manifest.begin(*sorted(ours))
     size = max(1, min(GROUP, len(tasks) // (4 * count)))
     left = dict.fromkeys(tasks)
     for together in (size, 1):  # what has ended its worker each time is tried once more alone
-        for done in _results(upscaler, list(left), saving, manifest, ours, room, together):
+        todo = list(left)
+        groups = [
+            _Group.of(todo[first : first + together], manifest, ours, staging)
+            for first in range(0, len(todo), together)
+        ]
+        for done in _results(upscaler, groups, saving, manifest, room):
             left.pop(done.task, None)
             yield done
-            if done.disk_is_full:
+            if done.ends_all:
                 return
         if not left:
             return
@@ -226,69 +240,113 @@ def _versions() -> dict[str, str]:
     return {"nlsr": version("nlsr"), "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _check_nodes(manifest: Manifest, task: Task) -> None:
-    """Raises: UsageError if a node has other versions, or does not see the files."""
-    look = ray.remote(num_cpus=0)(_seen)
-    with tempfile.NamedTemporaryFile(dir=manifest.folder, prefix=".nlsr-") as sign:
+def _check_nodes(folder: Path, source: Path, staging: Staging | None) -> None:
+    """Raises: UsageError if a node has other versions, does not see a picture, or cannot write results."""
+    look = ray.remote(num_cpus=0)(_lacking)
+    places = [(staging and staging.address(path)) or os.fspath(path) for path in (folder, source)]
+    sign = _signed(places[0])
+    try:
         answers = []
         for node in _nodes():
             there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            answers.append((node["NodeManagerAddress"], there.remote(_versions(), Path(sign.name), task.source)))
+            answers.append((node["NodeManagerAddress"], there.remote(_versions(), sign, places[1])))
         for name, answer in answers:
             try:
                 problem = ray.get(answer, timeout=PATIENCE)
+            except ray.exceptions.GetTimeoutError:
+                problem = f"has not answered within {PATIENCE} seconds; look at what it does, or take it out"
             except Exception as error:  # what runs there may be anything
-                problem = _reason(error)
+                problem = f"{_reason(error)}; install the same nlsr, with the extra ray, on all nodes"
             if problem:
                 raise UsageError(f"--ray: node {name}: {problem}")
+    finally:
+        _remove(sign)
 
 
-def _seen(versions: dict[str, str], sign: Path, source: Path) -> str:
+def _lacking(versions: dict[str, str], sign: str, source: str) -> str:
     """What a node lacks, in words; nothing if it has all."""
     for name, here in _versions().items():
         if here != versions[name]:
             return f"has {name} {here}, here it is {versions[name]}; install the same on all nodes"
-    folder = sign.parent
-    if not sign.exists():
-        return f"does not see {one_line(folder)} as it is here; choose a disk that all nodes share, with one name"
+    folder, shared = os.path.dirname(sign), "choose a disk that all nodes share, with one name"
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        if not _is_there(sign):
+            return f"does not see {one_line(folder)} as it is here; {shared}"
+        if not _is_there(source):
+            return f"does not see {one_line(source)}; {shared}"
+        _remove(_signed(folder))
     except OSError as error:
         return f"cannot write in {one_line(folder)} ({error.strerror}); change its permissions or choose another"
-    if not os.path.lexists(source):
-        return f"does not see {one_line(source)}; choose a disk that all nodes share, with one name"
+    except NlsrError as error:
+        return str(error)
     return ""
 
 
-def _may_begin(task: Task, saving: Saving, manifest: Manifest) -> bool:
-    return saving.overwrite or not os.path.lexists(task.target) or manifest.may_replace(task.target)
+def _signed(folder: str) -> str:
+    """An empty file of a name that there is only once, like those that are removed if they are left behind."""
+    sign = f"{folder}/.node.{uuid.uuid4().hex[:8]}.part"
+    if storage.is_address(sign):
+        storage.write_bytes(sign, b"")
+    else:
+        Path(sign).touch()
+    return sign
+
+
+def _is_there(place: str) -> bool:
+    return storage.entry(place) is not None if storage.is_address(place) else os.path.lexists(place)
+
+
+def _remove(place: str) -> None:
+    if storage.is_address(place):
+        storage.remove(place)
+    else:
+        Path(place).unlink(missing_ok=True)
+
+
+@dataclass
+class _Group:
+    """Pictures that go to a worker together, and what is known of them."""
+
+    tasks: Sequence[Task]
+    part: Part
+    staging: Staging | None
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task], manifest: Manifest, ours: set[Path], staging: Staging | None) -> "_Group":
+        targets = [task.target for task in tasks]
+        known = staging.part([*targets, *(task.source for task in tasks)]) if staging else None
+        return cls(tasks, Part(manifest, targets, ours), known)
+
+    def upscale(self, upscaler: Upscaler, saving: Saving) -> list[Done]:
+        """What became of them. What comes from object storage, or goes there, lies in a folder of its own meanwhile."""
+        if self.staging is None:
+            return [_sendable(done) for done in run_here(upscaler, self.tasks, saving, manifest=self.part)]
+        with tempfile.TemporaryDirectory(prefix="nlsr-") as name:
+            before, here = self.staging.folder, Path(name)
+            moved = partial(self.staging.moved, folder=here)
+            tasks = [replace(task, source=moved(task.source), target=moved(task.target)) for task in self.tasks]
+            self.part.folder = moved(self.part.folder)
+            self.staging.move(here)
+            results = list(run_here(upscaler, tasks, saving, manifest=self.part, staging=self.staging))
+        back = (str(here), str(before))
+        return [replace(_sendable(done, back), task=task) for task, done in zip(self.tasks, results, strict=False)]
 
 
 def _results(
-    upscaler: Upscaler,
-    tasks: Sequence[Task],
-    saving: Saving,
-    manifest: Manifest,
-    ours: set[Path],
-    room: Room,
-    size: int,
+    upscaler: Upscaler, groups: Sequence[_Group], saving: Saving, manifest: Manifest, room: Room
 ) -> Iterator[Done]:
-    """What became of pictures that are given to workers in groups; of those whose workers died nothing."""
-    groups = []
-    for first in range(0, len(tasks), size):
-        group = tasks[first : first + size]
-        part = Part(manifest, [task.target for task in group], ours)
-        groups.append({"group": pickle.dumps((group, part))})
+    """What became of the pictures of groups, as it is known; of those whose workers died nothing."""
+    rows = [{"group": pickle.dumps(group)} for group in groups]
     arguments = (ray.put(_decided(upscaler)), room.threads, _precisions(upscaler), saving)
     context = ray.data.DataContext.get_current().copy()
     context.max_errored_blocks = -1
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(groups, override_num_blocks=len(groups))
-        rows = iter(_mapped(dataset, _Files, arguments, room).iter_rows())
-        while (row := _next(rows)) is not None:
-            results, lines = pickle.loads(row["results"])
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        answers = iter(_mapped(dataset, _Files, arguments, room).iter_rows())
+        while (answer := _next(answers)) is not None:
+            results, lines = pickle.loads(answer["results"])
             manifest.merge(lines)
             for done, full in results:
                 if full:
@@ -335,9 +393,9 @@ class _Files(_Worker):
         self.saving = saving
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        tasks, part = pickle.loads(row["group"])
-        results = list(run_here(self.upscaler, tasks, self.saving, manifest=part))
-        return {"results": pickle.dumps(([(_sendable(done), done.disk_is_full) for done in results], part.lines))}
+        group = pickle.loads(row["group"])
+        results = group.upscale(self.upscaler, self.saving)
+        return {"results": pickle.dumps(([(done, done.disk_is_full) for done in results], group.part.lines))}
 
 
 class _Rows(_Worker):
@@ -374,11 +432,16 @@ class _Rows(_Worker):
             return path.read_bytes()
 
 
-def _sendable(done: Done) -> Done:
-    """Without errors that cannot be sent, which are told by their words."""
-    if done.error is None or isinstance(done.error, NlsrError | MemoryError):
+def _sendable(done: Done, renamed: tuple[str, str] = ("", "")) -> Done:
+    """Without errors that cannot be sent, which are told by their words, in which a folder has another name."""
+    error = done.error
+    if error is None or isinstance(error, MemoryError):
         return done
-    return replace(done, error=RuntimeError(f"{type(done.error).__name__}: {done.error}"))
+    kind = type(error) if isinstance(error, NlsrError) else RuntimeError
+    text = str(error) if isinstance(error, NlsrError) else f"{type(error).__name__}: {error}"
+    said = kind(text.replace(*renamed) if all(renamed) else text)
+    said.__cause__ = error.__cause__
+    return replace(done, error=said)
 
 
 def _reason(error: Exception) -> str:

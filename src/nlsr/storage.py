@@ -1,22 +1,34 @@
 """Files on object storage and elsewhere, at any address that fsspec knows: `s3://`, `gs://`, `hf://` and more.
 
-Nothing is asked of a network before an address is given. Knows nothing of pictures.
+Nothing is asked of a network before an address is given. Every function raises StorageError if no file of that
+storage can be had, beside what it states. Knows nothing of pictures.
 """
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlsr.errors import ImageError, TargetError, UsageError
+from nlsr.errors import ImageError, NlsrError, StorageError, TargetError, UsageError
 from nlsr.extras import installing_packages
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
 """What is installed for a kind of address, where fsspec alone does not do."""
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime")
+_NO_ENTRY = {
+    "401",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+"""What a storage answers to credentials that it does not take."""
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -141,28 +153,43 @@ def _entry(address: str, about: dict[str, Any]) -> Entry:
 
 @contextlib.contextmanager
 def _explained(address: str, kind: type[ImageError] | type[UsageError]) -> Iterator[None]:
-    """What storage raises, in one line."""
+    """What storage raises, in one line: a StorageError if others would fail as this file does, else of this kind."""
     try:
         yield
-    except (ImageError, UsageError):
+    except NlsrError:
         raise
     except FileNotFoundError as error:
-        what = " ".join(str(error).split())
-        if "bucket" in what.lower():
-            raise kind(f"{address}: the bucket does not exist; check its name, or make it") from error
+        if "bucket" in str(error).lower():
+            raise StorageError(f"{address}: the bucket does not exist; check its name, or make it") from error
         raise kind(f"{address}: expected a file or folder, but there is none; check the address") from error
-    except PermissionError as error:
-        raise kind(
-            f"{address}: not allowed ({_reason(error)}); check the credentials and what they may do, or renew them"
-        ) from error
     except Exception as error:  # every storage has its own
-        name = type(error).__name__
-        if "Credentials" in name or "Token" in name or "RefreshError" in name:
-            raise kind(
-                f"{address}: credentials are missing or no longer valid ({_reason(error)}); give them as the storage "
+        name, reason = type(error).__name__, _reason(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise kind(f"{address}: does not fit on this machine ({error.strerror}); free some space") from error
+        if _code(error) in _NO_ENTRY or any(word in name for word in ("Credentials", "Token", "RefreshError")):
+            raise StorageError(
+                f"{address}: credentials are missing or no longer valid ({reason}); give them as the storage "
                 "expects, like AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://"
             ) from error
-        raise kind(f"{address}: cannot be reached ({name}: {_reason(error)}); check address and network") from error
+        if isinstance(error, PermissionError):
+            raise kind(
+                f"{address}: not allowed ({reason}); ask for the right to it, or take other credentials"
+            ) from error
+        if isinstance(error, ConnectionError | TimeoutError) or "Connect" in name or "Timeout" in name:
+            raise StorageError(f"{address}: cannot be reached ({name}: {reason}); check address and network") from error
+        raise kind(f"{address}: the storage cannot do it ({name}: {reason}); check the address") from error
+
+
+def _code(error: Exception) -> str:
+    """What the storage answered, as it names it or as a number of HTTP; nothing where libraries do not tell."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            return str(response["Error"]["Code"])
+        for code in (getattr(each, "code", None), getattr(each, "status", None)):
+            if code is not None:
+                return str(code)
+    return ""
 
 
 def _reason(error: Exception) -> str:

@@ -9,22 +9,9 @@ import sys
 import time
 
 import httpx
-import torch
-
-import nlsr
-from nlsr.networks import LCoAN, LCoANConfig
 
 TRIES = 600
 """Looks at a folder, a tenth of a second apart, before what is still there is called left."""
-
-
-def save_tiny(folder):
-    """A weight file whose network takes no time."""
-    config = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)
-    path = folder / "tiny.safetensors"
-    torch.manual_seed(0)
-    nlsr.save_network(path, LCoAN(config))
-    return path
 
 
 class Server:

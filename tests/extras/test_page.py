@@ -17,7 +17,7 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("needs Debian's chromium", allow_module_level=True)
 
-from tests.extras.server import Server, save_tiny  # noqa: E402 - it needs httpx
+from tests.extras.server import Server  # noqa: E402 - it needs httpx
 
 CAT = Path(__file__).parents[2] / "examples" / "cat.png"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -35,8 +35,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("page"), save_tiny(tmp_path_factory.mktemp("model")))
+def server(tmp_path_factory, model):
+    server = Server(tmp_path_factory.mktemp("page"), model)
     yield server
     server.end()
     server.process.stdout.close()

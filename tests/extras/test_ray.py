@@ -1,5 +1,6 @@
 """Batches on a Ray cluster of two nodes on this machine: the files are those of one process, whatever ends half-way."""
 
+import io
 import json
 import os
 import signal
@@ -12,20 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from nlsr.networks import LCoAN, LCoANConfig
-from nlsr.weights import save_network
+from tests.extras.batches import copied, pictures, tree
 
 pytest.importorskip("ray", reason="needs ray: pip install 'nlsr[ray]'")
+pytest.importorskip("s3fs", reason="needs s3fs: pip install 'nlsr[s3]'")
 # Ray leaves sockets and files to its processes, and warns of its own options.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("cluster")]
 
 MIB = 2**20
 BUDGET = ("--memory", "200MiB", "--threads", "1")
+COUNT = int(os.environ.get("NLSR_PICTURES", "40"))
+"""Pictures of a job whose processes are killed."""
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(s3):
     """The address of a cluster of two nodes with a processor each."""
     from ray.cluster_utils import Cluster
 
@@ -36,39 +38,6 @@ def cluster():
     cluster.add_node(**node)
     yield cluster.address
     cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_network(path, LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)))
-    return path
-
-
-def pictures(folder, count):
-    """Of three formats, grey, with colours and with alpha, in two folders; every tenth is bad."""
-    random = np.random.default_rng(0)
-    for i in range(count):
-        path = folder / ("above", "above/below")[i % 2] / f"{i:03}.{('png', 'jpg', 'webp')[i % 3]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        channels = ((), (3,), (4,))[0 if i % 5 == 0 else 2 if i % 3 == 2 else 1]
-        Image.fromarray(random.integers(0, 256, (20 + i % 7, 24 + i % 5, *channels), dtype=np.uint8)).save(path)
-        if i % 10 == 9:
-            path.write_bytes(path.read_bytes()[: 40 * (i % 4)])
-    return folder
-
-
-def tree(folder):
-    """Names and contents, without the record, which tells times."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".nlsr-batch.jsonl"
-    }
-
-
-def command(*words):
-    return [sys.executable, "-m", "nlsr", "upscale", *map(str, words)]
 
 
 def below(pid):
@@ -90,54 +59,45 @@ def workers():
     return [pid for pid, name in names.items() if name.startswith(b"ray::MapWorker")]
 
 
-def finished(folder):
-    record = folder / ".nlsr-batch.jsonl"
-    return record.read_bytes().count(b'"done"') if record.exists() else 0
-
-
-def test_files_and_failures_are_those_of_one_process(nlsr, cluster, model, tmp_path):
-    source = pictures(tmp_path / "in", 30)
-    code, _, alone = nlsr("upscale", source, "-o", tmp_path / "one", "-m", model, *BUDGET)
-    assert code == 1
-    code, out, err = nlsr("upscale", source, "-o", tmp_path / "two", "-m", model, *BUDGET, "--ray", cluster, "--json")
-    assert code == 1
-    assert tree(tmp_path / "two") == tree(tmp_path / "one")
-    assert len(tree(tmp_path / "two")) == 27
-    assert sorted(err.splitlines()[-3:]) == sorted(alone.splitlines()[-3:])
-    told = [json.loads(line) for line in out.splitlines()]
-    assert sorted(each["status"] for each in told) == ["done"] * 27 + ["failed"] * 3
-
-    code, out, _ = nlsr(
-        "upscale", source, "-o", tmp_path / "two", "-m", model, *BUDGET, "--ray", cluster, "--json", "--resume"
-    )
-    assert sorted(json.loads(line)["status"] for line in out.splitlines()) == ["failed"] * 3 + ["skipped"] * 27
-
-
-def test_a_killed_worker_and_a_killed_driver_change_nothing(nlsr, cluster, model, tmp_path):
-    source = pictures(tmp_path / "in", 60)
-    nlsr("upscale", source, "-o", tmp_path / "one", "-m", model, *BUDGET)
-    words = (source, "-o", tmp_path / "two", "-m", model, *BUDGET, "--ray", cluster)
-    driver = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not finished(tmp_path / "two"):
-        assert driver.poll() is None
+def more_results(driver, place, count):
+    """How many results there are, when there are more than so many."""
+    while (now := len(tree(place))) <= count:
+        assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.01)
+    return now
+
+
+@pytest.mark.parametrize("kind", ["disk", "s3"])
+def test_files_and_failures_are_those_of_one_process_though_a_worker_and_the_driver_are_killed(
+    nlsr, cluster, model, tmp_path, bucket, kind
+):
+    source, one, two = pictures(tmp_path / "in", COUNT), tmp_path / "one", tmp_path / "two"
+    code, _, alone = nlsr("upscale", source, "-o", one, "-m", model, *BUDGET)
+    assert code == 1
+    if kind == "s3":
+        alone = alone.replace(str(source), f"s3://{bucket}/in")
+        source, two = copied(source, f"s3://{bucket}/in"), f"s3://{bucket}/out"
+    words = ("upscale", source, "-o", two, "-m", model, *BUDGET, "--ray", cluster, "--json")
+    command = [sys.executable, "-m", "nlsr", *map(str, words)]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    before = more_results(driver, two, 0)
     os.kill(workers()[0], signal.SIGKILL)
-    before = finished(tmp_path / "two")
-    while finished(tmp_path / "two") == before:
-        assert driver.poll() is None
-        time.sleep(0.01)
+    more_results(driver, two, before)
     driver.kill()
-    driver.wait()
-    assert finished(tmp_path / "two") < 54
-    code, out, _ = nlsr("upscale", *words, "--resume")
+    driver.communicate()
+    assert len(tree(two)) < len(tree(one))
+
+    code, out, err = nlsr(*words, "--resume")
     assert code == 1
-    assert "were finished before" in out
-    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    assert tree(two) == tree(one)
+    assert len(tree(one)) == COUNT - COUNT // 10
+    assert sorted(err.splitlines()[-COUNT // 10 :]) == sorted(alone.splitlines()[-COUNT // 10 :])
+    told = [json.loads(line)["status"] for line in out.splitlines()]
+    assert (len(told), told.count("failed")) == (COUNT, COUNT // 10)
+    assert told.count("done") > 0
 
 
 def test_rows_of_a_dataset_are_enlarged_and_bad_ones_say_why(cluster, model):
-    import io
-
     import ray
 
     import nlsr.ray

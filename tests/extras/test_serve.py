@@ -25,17 +25,12 @@ from nlsr.explain import sources
 pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx", reason="needs httpx, which CI installs beside the extra serve")
 
-from tests.extras.server import Server, save_tiny  # noqa: E402 - it needs httpx
+from tests.extras.server import Server  # noqa: E402 - it needs httpx
 
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "examples" / "cat.png"
 LONG = {"model": "lcoan-light", "scale": "8", "ensemble": "true"}
 """Options with which the cat takes minutes."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -2,132 +2,107 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from importlib import import_module
 
 import fsspec
 import numpy as np
 import pytest
 from PIL import Image
-
-from nlsr.networks import LCoAN, LCoANConfig
-from nlsr.weights import save_network
+from tests.extras.batches import copied, pictures, tree
 
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'nlsr[s3]'")
-pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-@pytest.fixture(scope="module")
-def server():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    """An address of a new bucket, and what a user sets to reach it."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fsspec.filesystem("s3").clear_instance_cache()
-    storage = fsspec.filesystem("s3")
-    name = f"bucket-{time.monotonic_ns()}"
-    storage.mkdir(name)
-    yield name
-    fsspec.filesystem("s3").clear_instance_cache()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_network(path, LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)))
-    return path
-
-
-def pictures(folder, count):
-    random = np.random.default_rng(0)
-    for i in range(count):
-        path = folder / ("above", "above/below")[i % 2] / f"{i:03}.{('png', 'jpg', 'webp')[i % 3]}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (20 + i % 7, 24 + i % 5, 3), dtype=np.uint8)).save(path)
-        if i % 5 == 4:
-            path.write_bytes(path.read_bytes()[: 40 * (i % 4)])
-    return folder
-
-
-def tree(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".nlsr-batch.jsonl"
-    }
-
-
-def stored(address):
-    """Names and contents of results, without the record."""
-    storage = fsspec.filesystem("s3")
-    storage.invalidate_cache()
-    found = {name.removeprefix(f"{address}/"): storage.cat_file(name) for name in storage.find(address)}
-    return {name: content for name, content in found.items() if not name.startswith(".nlsr-batch/")}
+def statuses(out):
+    """The status of each picture by its name, from lines of JSON."""
+    lines = [json.loads(line) for line in out.splitlines()]
+    return {line["input"].rpartition("/")[2]: line["status"] for line in lines}
 
 
 def test_results_are_those_of_files_and_are_recognised(nlsr, bucket, model, tmp_path):
     source = pictures(tmp_path / "in", 10)
     assert nlsr("upscale", source, "-o", tmp_path / "out", "-m", model)[0] == 1
-    fsspec.filesystem("s3").put(f"{source}/", f"{bucket}/in/", recursive=True)
-    words = ("upscale", f"s3://{bucket}/in", "-o", f"s3://{bucket}/in/out", "-m", model, "--json")
+    there = copied(source, f"s3://{bucket}/in")
+    words = ("upscale", there, "-o", f"{there}/out", "-m", model, "--json")
     code, out, err = nlsr(*words)
     assert code == 1
-    assert stored(f"{bucket}/in/out") == tree(tmp_path / "out")
-    assert f"s3://{bucket}/in/above/004.jpg" in err
-    told = [json.loads(line) for line in out.splitlines()]
-    assert told[0]["output"].startswith(f"s3://{bucket}/in/out/above")
+    assert tree(f"{there}/out") == tree(tmp_path / "out")
+    assert f"{there}/above/below/009.png" in err
+    assert json.loads(out.splitlines()[0])["output"].startswith(f"{there}/out/above")
 
-    code, out, _ = nlsr(*words)
-    assert [json.loads(line)["status"] for line in out.splitlines()] == ["failed"] * 10
-    fsspec.filesystem("s3").put_file(source / "above" / "002.webp", f"{bucket}/in/above/000.png")
-    code, out, _ = nlsr(*words, "--resume")
-    status = {json.loads(line)["input"].rpartition("/")[2]: json.loads(line)["status"] for line in out.splitlines()}
+    assert set(statuses(nlsr(*words)[1]).values()) == {"failed"}
+    fsspec.filesystem("s3").put_file(source / "above" / "002.webp", f"{there}/above/000.png")
+    status = statuses(nlsr(*words, "--resume")[1])
     assert [name for name, each in status.items() if each == "done"] == ["000.png"]
-    assert sorted(status.values()) == ["done"] + ["failed"] * 2 + ["skipped"] * 7
+    assert sorted(status.values()) == ["done", "failed"] + ["skipped"] * 8
 
 
 def test_a_single_picture_comes_and_goes(nlsr, bucket, model, tmp_path):
     (picture,) = tree(pictures(tmp_path / "in", 1))
-    fsspec.filesystem("s3").put_file(tmp_path / "in" / picture, f"{bucket}/one.png")
+    here, there = tmp_path / "in" / picture, f"s3://{bucket}/there.png"
+    fsspec.filesystem("s3").put_file(here, f"{bucket}/one.png")
     assert nlsr("upscale", f"s3://{bucket}/one.png", "-o", tmp_path / "here.png", "-m", model)[0] == 0
-    assert nlsr("upscale", tmp_path / "in" / picture, "-o", f"s3://{bucket}/there.png", "-m", model)[0] == 0
-    assert fsspec.filesystem("s3").cat_file(f"{bucket}/there.png") == (tmp_path / "here.png").read_bytes()
-    code, _, err = nlsr("upscale", tmp_path / "in" / picture, "-o", f"s3://{bucket}/there.png", "-m", model)
-    assert (code, f"s3://{bucket}/there.png: exists already" in err) == (2, True)
+    assert nlsr("upscale", here, "-o", there, "-m", model)[0] == 0
+    assert fsspec.filesystem("s3").cat_file(there) == (tmp_path / "here.png").read_bytes()
+    code, _, err = nlsr("upscale", here, "-o", there, "-m", model)
+    assert (code, f"{there}: exists already" in err) == (2, True)
 
 
 def test_a_killed_batch_continues(nlsr, bucket, model, tmp_path):
     source = pictures(tmp_path / "in", 40)
     nlsr("upscale", source, "-o", tmp_path / "out", "-m", model)
-    fsspec.filesystem("s3").put(f"{source}/", f"{bucket}/in/", recursive=True)
-    words = ("upscale", f"s3://{bucket}/in", "-o", f"s3://{bucket}/out", "-m", model)
+    words = ("upscale", copied(source, f"s3://{bucket}/in"), "-o", f"s3://{bucket}/out", "-m", model)
     command = [sys.executable, "-m", "nlsr", *map(str, words)]
     killed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for _ in range(3):
         killed.stdout.readline()
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
-    assert 0 < len(stored(f"{bucket}/out")) < 32
+    assert 0 < len(tree(f"s3://{bucket}/out")) < 36
     assert nlsr(*words, "--resume")[0] == 1
-    assert stored(f"{bucket}/out") == tree(tmp_path / "out")
+    assert tree(f"s3://{bucket}/out") == tree(tmp_path / "out")
+
+
+def test_credentials_that_expire_end_a_batch_which_continues_with_others(nlsr, s3, bucket, model, tmp_path):
+    """The server takes so many requests, and then only credentials that it knows, which these are not."""
+
+    def takes(requests):
+        body = str(requests).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/reset-auth", data=body, method="POST")).close()
+
+    source = pictures(tmp_path / "in", 20)
+    nlsr("upscale", source, "-o", tmp_path / "out", "-m", model)
+    words = ("upscale", copied(source, f"s3://{bucket}/in"), "-o", f"s3://{bucket}/out", "-m", model, "--json")
+    takes(25)
+    try:
+        code, out, err = nlsr(*words)
+    finally:
+        takes(1e9)
+    assert code == 1
+    assert list(statuses(out).values()).count("failed") < 4, err
+    assert re.search(r"credentials are missing or no longer valid", err), err
+    assert "the same command with --resume continues" in err
+    assert nlsr(*words, "--resume")[0] == 1
+    assert tree(f"s3://{bucket}/out") == tree(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("gs", "gcsfs"), ("hf", "huggingface_hub"), ("az", "adlfs"), ("s3", "s3fs")]
+)
+def test_what_a_kind_of_address_needs_is_named(nlsr, tmp_path, monkeypatch, kind, package):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.setattr(import_module("fsspec.registry"), "_registry", {})
+    code, _, err = nlsr("upscale", f"{kind}://bucket/in", "-o", tmp_path / "out")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert f"{kind}:// needs another package; install it with: " in err
+    assert err.strip().endswith(f"install {package}")
 
 
 def test_what_is_wrong_is_said_in_one_line(nlsr, bucket, model, tmp_path, monkeypatch):
@@ -138,7 +113,6 @@ def test_what_is_wrong_is_said_in_one_line(nlsr, bucket, model, tmp_path, monkey
         (f"s3://{bucket}/nothing", "-o", tmp_path / "out"): "there is none",
         (there, "-o", "s3://no-such-bucket/out.png"): "the bucket does not exist",
         (there, "-o", "nowhere://bucket/out.png"): "expected an address like s3://",
-        (there, "-o", "gs://bucket/out.png"): "pip install gcsfs",
     }
     for words, told in cases.items():
         code, _, err = nlsr("upscale", *words, "-m", model)

@@ -142,9 +142,7 @@ def upscale(
         torch.set_num_threads(threads)
     with standard_streams(inputs, output, as_json=as_json) as files, with_addresses(files) as standard:
         places = find_places(standard, name=name, format=format, resume=resume)
-        values.check_ray(
-            ray, workers, places.folder, compared=compare_whole is not None, elsewhere=standard.staging is not None
-        )
+        values.check_ray(ray, workers, places.folder, compared=compare_whole is not None)
         running.look_elsewhere(standard.staging, places, resume=resume, compared=compare_whole is not None)
         upscaler = Upscaler(
             values.network(model, model_settings(settings)),

@@ -33,7 +33,7 @@ def with_record(
     workers: int | None = None,
 ) -> None:
     """Upscale pictures into a folder that records what is finished, here or on the workers of a Ray cluster."""
-    from nlsr.upscale.batch import Manifest, StoredManifest, deciding
+    from nlsr.upscale.batch import Manifest, StoredManifest, deciding, may_begin
 
     assert places.folder is not None
     staging = words.standard.staging
@@ -43,8 +43,8 @@ def with_record(
     else:
         record = Manifest(places.folder, *decided, resume=resume)
     with record as manifest:
-        if staging is not None and isinstance(manifest, StoredManifest):
-            manifest.begin(*(task.target for task in todo if _may_begin(task, saving, manifest, staging)))
+        if isinstance(manifest, StoredManifest):
+            manifest.begin(*(task.target for task in todo if may_begin(task, saving, manifest, staging)))
         if resume:
             manifest.clean({task.target.parent for task in todo})
             _say_what_changed(manifest)
@@ -101,7 +101,8 @@ def _on_cluster(
     from nlsr.cli.progress import BatchBar
 
     with ray.cluster(address):
-        results = ray.run(upscaler, todo, saving, manifest=manifest, workers=workers)
+        staging = words.standard.staging
+        results = ray.run(upscaler, todo, saving, manifest=manifest, staging=staging, workers=workers)
         _tell(results, BatchBar(len(todo)), words, len(todo), can_resume=True)
 
 
@@ -144,10 +145,6 @@ def look_elsewhere(staging: "Staging | None", places: "Places", *, resume: bool,
         entry = storage.entry(address)
         if entry is not None:
             staging.entries[places.file] = entry
-
-
-def _may_begin(task: "Task", saving: "Saving", manifest: "Manifest", staging: "Staging") -> bool:
-    return saving.overwrite or task.target not in staging.entries or manifest.may_replace(task.target)
 
 
 def check_comparison(target: Path, todo: "list[Task]", *, overwrite: bool) -> None:

@@ -45,9 +45,7 @@ def budget(text: str | None, *, earlier: Path | None, device: "torch.device") ->
     return memory
 
 
-def check_ray(
-    address: str | None, workers: int | None, folder: Path | None, *, compared: bool, elsewhere: bool
-) -> None:
+def check_ray(address: str | None, workers: int | None, folder: Path | None, *, compared: bool) -> None:
     """Raises: UsageError for what does not go with --ray, or does not go without it."""
     if address is None:
         if workers is not None:
@@ -57,8 +55,6 @@ def check_ray(
         raise UsageError("--ray: expected -o FOLDER, where the record of what is finished lies")
     if compared:
         raise UsageError("--ray and --compare-whole: expected one of them")
-    if elsewhere:
-        raise UsageError("--ray: expected folders of a disk that all nodes share; addresses are taken without --ray")
 
 
 def size_in_names(upscaler: "Upscaler") -> str:

@@ -27,7 +27,7 @@ class Words:
         self.standard = standard
         self.count: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.disk_is_full = False
+        self.stopped_by = ""
         self.started = time.monotonic()
 
     def add(self, done: "Done", difference: "TilingDifference | None") -> None:
@@ -48,7 +48,7 @@ class Words:
             return
         if self.num_pictures == 1:
             raise done.error
-        self.disk_is_full |= done.disk_is_full
+        self.stopped_by = self.stopped_by or done.ends_all
         self.failures.append(f"{source}: {self.standard.said(done.reason)}")
         print(f"upscale: {self.failures[-1]}", file=sys.stderr)
 
@@ -64,11 +64,10 @@ class Words:
             )
         if not failed:
             return
-        if self.disk_is_full:
-            rest = "; free some space, and the same command with --resume continues" if can_resume else ""
-            others = f"stopped, as the disk is full{rest}"
-        else:
-            others = "the others are done"
+        others = "the others are done"
+        if self.stopped_by:
+            rest = ", and the same command with --resume continues" if can_resume else ""
+            others = f"stopped, as {self.stopped_by}{rest}"
         lines = [f"upscale: {failed} of {total} pictures failed, {others}", *(f"  {line}" for line in self.failures)]
         print("\n".join(lines), file=sys.stderr)
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nlsr.errors import ImageError, NlsrError, TargetError, UsageError
+from nlsr.errors import ImageError, NlsrError, StorageError, TargetError, UsageError
 from nlsr.images import (
     Header,
     Picture,
@@ -71,13 +71,21 @@ class Done:
 
     @property
     def disk_is_full(self) -> bool:
-        """Whether it failed as every other would."""
         error: BaseException | None = self.error
         while error is not None:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return True
             error = error.__cause__
         return False
+
+    @property
+    def ends_all(self) -> str:
+        """Why every other would fail as it did, and what to do, in words; empty if others may do better."""
+        if self.disk_is_full:
+            return "the disk is full; free some space"
+        if isinstance(self.error, StorageError):
+            return "the storage does not answer as it should; mend that"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -110,8 +118,8 @@ def run(
 ) -> Generator[Done, None, None]:
     """Upscale pictures in turn; what became of each is given in the order of the tasks, a little later than it was.
 
-    Ends early after a full disk. Closing the iterator, or an interruption, waits for the result that is being written:
-    nothing is ever left half written.
+    Ends early after what every other would fail of, like a full disk. Closing the iterator, or an interruption, waits
+    for the result that is being written: nothing is ever left half written.
 
     Args:
         manifest: where finished results are recorded and looked up.
@@ -121,8 +129,14 @@ def run(
     batch = _Batch(upscaler, saving, manifest, staging, started, report)
     for done in batch.results(tasks):
         yield done
-        if done.disk_is_full:
+        if done.ends_all:
             return
+
+
+def may_begin(task: Task, saving: Saving, manifest: Record, staging: Staging | None) -> bool:
+    """Whether nobody else's file is where a result goes, or it may be replaced."""
+    is_there = os.path.lexists(task.target) or (staging is not None and task.target in staging.entries)
+    return saving.overwrite or not is_there or manifest.may_replace(task.target)
 
 
 class _Batch:

@@ -7,7 +7,7 @@ more than the pictures in hand lie here, however many there are.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from nlsr import storage
@@ -27,6 +27,22 @@ class Staging:
         """What lies in a folder of the folder lies at an address."""
         self.entries: dict[Path, Entry] = {}
         """What is known to be there, by its place here."""
+
+    def part(self, paths: Iterable[Path]) -> "Staging":
+        """What is known of some files, for a process that handles them, on this machine or another."""
+        part = Staging(self.folder)
+        part.mounts = self.mounts
+        part.entries = {path: self.entries[path] for path in paths if path in self.entries}
+        return part
+
+    def move(self, folder: Path) -> None:
+        """From now on another folder is meant. `moved` says for it where a place lies that was known before."""
+        self.entries = {self.moved(path, folder): entry for path, entry in self.entries.items()}
+        self.folder = folder
+
+    def moved(self, path: Path, folder: Path) -> Path:
+        """Where a place would lie in another folder; other files of this machine stay where they are."""
+        return folder / path.relative_to(self.folder) if self.folder in path.parents else path
 
     def place(self, address: str) -> Path:
         """Where the file or folder of an address lies here."""
