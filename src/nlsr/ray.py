@@ -127,11 +127,15 @@ def cluster(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": 2**28, "num_cpus": os.cpu_count()}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as this command's own; Ray's default is 15
     else:
         _check_reachable(address)
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises every kind of error here
+        if "Version mismatch" in str(error):
+            told = " ".join(str(error).split())
+            raise UsageError(f"--ray {address}: {told}; install the same Ray and Python on all machines") from error
         raise UsageError(f"--ray {address}: {_reason(error)}; `--ray local` starts Ray on this machine") from error
     interrupts.listen()  # Ray takes signals for itself
     try:

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,10 +36,16 @@ def cluster(s3):
     import nlsr.ray  # noqa: F401 - before Ray, which reads then that it must tell nobody
 
     node = dict(num_cpus=1, memory=1024 * MIB, object_store_memory=80 * MIB)
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    cluster.add_node(**node)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_worker_niceness", "0")  # else a busy machine lets workers wait
+        cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+        cluster.add_node(**node)
     yield cluster.address
     cluster.shutdown()
+
+
+def command(*words):
+    return [sys.executable, "-m", "nlsr", *map(str, words)]
 
 
 def below(pid):
@@ -61,7 +69,7 @@ def workers():
 
 def more_results(driver, place, count):
     """How many results there are, when there are more than so many."""
-    while (now := len(tree(place))) <= count:
+    while (now := len([name for name in tree(place) if not name.startswith(".")])) <= count:
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.01)
     return now
@@ -78,8 +86,7 @@ def test_files_and_failures_are_those_of_one_process_though_a_worker_and_the_dri
         alone = alone.replace(str(source), f"s3://{bucket}/in")
         source, two = copied(source, f"s3://{bucket}/in"), f"s3://{bucket}/out"
     words = ("upscale", source, "-o", two, "-m", model, *BUDGET, "--ray", cluster, "--json")
-    command = [sys.executable, "-m", "nlsr", *map(str, words)]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     before = more_results(driver, two, 0)
     os.kill(workers()[0], signal.SIGKILL)
     more_results(driver, two, before)
@@ -139,12 +146,62 @@ def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, clust
     assert (code, "expected -o FOLDER" in err) == (2, True)
 
 
+def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, monkeypatch):
+    import nlsr.ray as batches
+
+    monkeypatch.chdir(tmp_path)
+    source = pictures(tmp_path / "in", 2)
+    here = dict(batches._versions())
+    cases = {
+        (
+            "ray.__version__",
+            "2.0.0",
+        ): r"Version mismatch.*Ray: 2\.0\.0.*install the same Ray and Python on all machines",
+        (
+            "nlsr.ray._versions",
+            lambda: here | {"torch": "2.0"},
+        ): "node .* has torch .*, here it is 2.0; install the same",
+        ("nlsr.ray._precisions", lambda _: {8: "bf16", 16: "fp16"}): "processors of nodes differ.*--precision fp32",
+        ("os.environ", os.environ): "node .* does not see /proc/self/cwd/out as it is here; choose a disk that all",
+    }
+    for (name, value), told in cases.items():
+        with monkeypatch.context() as different:
+            different.setattr(name, value)
+            # The folder in which a process runs is another one for every process.
+            out = "/proc/self/cwd/out" if value is os.environ else tmp_path / "out"
+            code, _, err = nlsr("upscale", source, "-o", out, "-m", model, *BUDGET, "--ray", cluster)
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert re.search(told, err), err
+        assert tree(tmp_path / "out") == {}
+
+
 def test_two_jobs_do_not_share_an_output(nlsr, cluster, model, tmp_path):
     from nlsr.upscale.batch import Manifest
 
     with Manifest(tmp_path / "out", {}, resume=False):
         code, _, err = nlsr("upscale", pictures(tmp_path / "in", 2), "-o", tmp_path / "out", "--ray", cluster)
     assert (code, "another nlsr writes there" in err) == (2, True)
+
+
+def test_a_job_reaches_for_no_other_machine(model, tmp_path):
+    """It is done without any, where the system lends it a network of its own; and no Python process of it tries."""
+    lent = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    lends = shutil.which("unshare") and subprocess.run([*lent, "true"], stderr=subprocess.DEVNULL, check=False)
+    path = os.pathsep.join([str(Path(__file__).parent / "watched"), os.environ.get("PYTHONPATH", "")])
+    log = tmp_path / "watched.txt"
+    words = ("upscale", pictures(tmp_path / "in", 3), "-o", tmp_path / "out", "-m", model, *BUDGET, "--ray", "local")
+    done = subprocess.run(
+        [*(lent if lends and lends.returncode == 0 else ()), *command(*words)],
+        check=False,
+        env=os.environ | {"PYTHONPATH": path, "NLSR_WATCHED": str(log)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(tree(tmp_path / "out")) == 3
+    told = log.read_text()
+    assert "default_worker.py" in told
+    assert "reached for" not in told
 
 
 def test_nobody_is_told(cluster):

@@ -74,8 +74,8 @@ def test_credentials_that_expire_end_a_batch_which_continues_with_others(nlsr, s
     """The server takes so many requests, and then only credentials that it knows, which these are not."""
 
     def takes(requests):
-        body = str(requests).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/reset-auth", data=body, method="POST")).close()
+        told = dict(data=str(requests).encode(), headers={"Content-Type": "text/plain"})
+        urllib.request.urlopen(urllib.request.Request(f"{s3}/moto-api/reset-auth", **told)).close()
 
     source = pictures(tmp_path / "in", 20)
     nlsr("upscale", source, "-o", tmp_path / "out", "-m", model)
@@ -89,13 +89,12 @@ def test_credentials_that_expire_end_a_batch_which_continues_with_others(nlsr, s
     assert list(statuses(out).values()).count("failed") < 4, err
     assert re.search(r"credentials are missing or no longer valid", err), err
     assert "the same command with --resume continues" in err
+    fsspec.filesystem("s3").rm_file(f"{bucket}/out/.nlsr-batch/writing")  # here its process has not ended
     assert nlsr(*words, "--resume")[0] == 1
     assert tree(f"s3://{bucket}/out") == tree(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("kind", "package"), [("gs", "gcsfs"), ("hf", "huggingface_hub"), ("az", "adlfs"), ("s3", "s3fs")]
-)
+@pytest.mark.parametrize(("kind", "package"), [("gs", "gcsfs"), ("hf", "huggingface_hub"), ("az", "adlfs")])
 def test_what_a_kind_of_address_needs_is_named(nlsr, tmp_path, monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     monkeypatch.setattr(import_module("fsspec.registry"), "_registry", {})
