@@ -125,6 +125,7 @@ def cluster(address: str) -> Iterator[None]:
     Raises: UsageError if there is none, or one of another version.
     """
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it writes to the terminal, of what concerns nobody
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": 2**28, "num_cpus": os.cpu_count()}
         os.environ.setdefault("RAY_worker_niceness", "0")  # as this command's own; Ray's default is 15
@@ -241,7 +242,9 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _versions() -> dict[str, str]:
-    return {"nlsr": version("nlsr"), "torch": torch.__version__, "python": platform.python_version()}
+    """Of what decides about the bytes of results."""
+    packages = ("nlsr", "torch", "numpy", "pillow", "imagecodecs", "tifffile")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _check_nodes(folder: Path, source: Path, staging: Staging | None) -> None:

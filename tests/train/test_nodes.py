@@ -40,36 +40,49 @@ def in_double(monkeypatch):
     monkeypatch.setattr(Course, "__getitem__", lambda self, number: [part.double() for part in item(self, number)])
 
 
-def test_two_groups_train_as_one_process_and_lose_nothing_when_one_is_killed(tmp_path, fit, data, recipe_file):
+@pytest.fixture
+def two_groups(tmp_path, data, recipe_file):
+    """two_groups(folder, second=...) -> the exit codes and the words of two groups of a process each, which train by
+    the tiny recipe; the second one runs some code first."""
+
+    def run(folder, second=""):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        groups = []
+        for rank, module in enumerate((IN_DOUBLE, IN_DOUBLE + second)):
+            own = tmp_path / f"{folder}-node{rank}"
+            own.mkdir()
+            (own / "changes.py").write_text(module)
+            launch = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
+            launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+            train = ["train", recipe_file, "--data", data, "-o", tmp_path / folder, "--cache", own / "cache"]
+            train += ["--threads", "1", "--import", "changes"]
+            words = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "nlsr", *map(str, train)]
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+            pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            groups.append(subprocess.Popen(words, cwd=own, env=environment, **pipes))
+        told = [group.communicate()[1] for group in groups]
+        return [group.returncode for group in groups], told
+
+    return run
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, rtol=0, atol=1e-7, msg=name)
+
+
+def test_two_groups_train_as_one_process_and_lose_nothing_when_one_is_killed(tmp_path, two_groups, fit):
     """The second is killed in the sixth step; one process continues from the fourth."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    groups = []
-    for rank, module in enumerate((IN_DOUBLE, IN_DOUBLE + DIES)):
-        (tmp_path / f"node{rank}").mkdir()
-        (tmp_path / f"node{rank}" / "changes.py").write_text(module)
-        launch = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
-        launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-        train = ["train", recipe_file, "--data", data, "-o", tmp_path / "runs", "--cache", tmp_path / f"cache{rank}"]
-        train += ["--threads", "1", "--import", "changes"]
-        words = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "nlsr", *map(str, train)]
-        groups.append(
-            subprocess.Popen(
-                words,
-                cwd=tmp_path / f"node{rank}",
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    told = [group.communicate()[1] for group in groups]
-    assert [group.returncode for group in groups] == [1, 1], told
-    assert re.search(r"^train: another process of this training has ended.*--resume", told[0], re.MULTILINE), told[0]
-    assert not (tmp_path / "runs" / "tiny" / "tiny.safetensors").exists()
     whole = fit("whole")
-    resumed = fit("runs/tiny", resume=True)
-    assert resumed.keys() == load_file(tmp_path / "whole" / "tiny.safetensors").keys()
-    for name, weights in whole.items():
-        torch.testing.assert_close(resumed[name], weights, rtol=0, atol=1e-7, msg=name)
+    codes, told = two_groups("runs")
+    assert codes == [0, 0], told
+    assert_equal(load_file(tmp_path / "runs" / "tiny" / "tiny.safetensors"), whole)
+
+    codes, told = two_groups("killed", second=DIES)
+    assert codes == [1, 1], told
+    assert re.search(r"^train: another process of this training has ended.*--resume", told[0], re.MULTILINE), told[0]
+    assert not (tmp_path / "killed" / "tiny" / "tiny.safetensors").exists()
+    assert_equal(fit("killed/tiny", resume=True), whole)

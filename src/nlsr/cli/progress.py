@@ -60,13 +60,13 @@ class BatchBar:
             TextColumn("{task.fields[pace]}"),
         )
         self.all = self.progress.add_task("pictures", total=num_pictures, pace="", visible=num_pictures > 1)
-        self.one = self.progress.add_task("", total=None, pace="")
+        self.one = self.progress.add_task("", total=None, pace="", visible=False)
         self.num_pictures, self.num_done, self.num_skipped = num_pictures, 0, 0
         self.started = time.monotonic()
 
     def begin(self, name: str) -> None:
         """Another picture is in hand."""
-        self.progress.update(self.one, description=name, completed=0, total=None)
+        self.progress.update(self.one, description=name, completed=0, total=None, visible=True)
 
     def tile(self, done: int, total: int) -> None:
         """So many of its tiles are done."""

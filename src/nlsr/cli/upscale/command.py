@@ -171,7 +171,7 @@ def upscale(
         todo = places.tasks(size=values.size_in_names(upscaler), model=values.short_name(model))
         if compare_whole is not None:
             running.check_comparison(compare_whole, todo, overwrite=overwrite)
-        words = Words(model, len(todo), standard, as_json=as_json)
+        words = Words(model, len(todo), standard, as_json=as_json, here=ray is None)
         if places.record or ray is not None:
             options = dict(resume=resume, compare_whole=compare_whole, ray=ray, workers=workers)
             running.with_record(places, upscaler, todo, saving, words, **options)  # type: ignore[arg-type]

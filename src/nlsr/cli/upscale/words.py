@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Words:
     """Results on standard output, unless a picture goes there; what went wrong on standard error."""
 
-    def __init__(self, model: str, num_pictures: int, standard: Standard, *, as_json: bool) -> None:
-        self.model, self.num_pictures, self.as_json = model, num_pictures, as_json
+    def __init__(self, model: str, num_pictures: int, standard: Standard, *, as_json: bool, here: bool) -> None:
+        """`here`: this process computes them."""
+        self.model, self.num_pictures, self.as_json, self.here = model, num_pictures, as_json, here
         self.standard = standard
         self.count: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -39,7 +40,7 @@ class Words:
         if self.as_json:
             self._result(self._as_json(done, difference))
         elif done.outcome is not None:
-            self._result(f"{self.model}: {self.standard.said(_in_words(done))}")
+            self._result(f"{self.model}: {self.standard.said(self._in_words(done))}")
             if difference is not None:
                 self._result(str(difference))
         for note in done.notes:
@@ -99,14 +100,13 @@ class Words:
         text = raw.decode("utf-8", "replace")
         return {name: text} if text.encode() == raw else {name: text, f"{name}_base64": base64.b64encode(raw).decode()}
 
+    def _in_words(self, done: "Done") -> str:
+        from nlsr.images import one_line
+        from nlsr.memory import peak_memory
 
-def _in_words(done: "Done") -> str:
-    from nlsr.images import one_line
-    from nlsr.memory import peak_memory
-
-    assert done.outcome is not None
-    plan, seconds = done.outcome.plan, done.outcome.seconds
-    sizes = f"{plan.width}x{plan.height} -> {plan.new_width}x{plan.new_height}"
-    peak = peak_memory()  # of the whole process so far
-    used = f"peak {peak / 2**20:.0f} MiB, " if peak else ""
-    return f"{sizes}, {plan}, {seconds:.1f} s, {used}{one_line(done.task.target)}"
+        assert done.outcome is not None
+        plan, seconds = done.outcome.plan, done.outcome.seconds
+        sizes = f"{plan.width}x{plan.height} -> {plan.new_width}x{plan.new_height}"
+        peak = peak_memory() if self.here else 0  # of the whole process so far
+        used = f"peak {peak / 2**20:.0f} MiB, " if peak else ""
+        return f"{sizes}, {plan}, {seconds:.1f} s, {used}{one_line(done.task.target)}"
