@@ -333,3 +333,12 @@ def test_a_grey_picture_on_a_colour_is_coloured():
     assert (on_white.grey, on_white.alpha, on_white.pixels.unique().tolist()) == (True, None, [0.875])
     assert (on_red.grey, on_red.pixels[0, :, 0, 0].tolist()) == (False, [0.875, 0.125, 0.125])
     assert flattened(on_red, (0.0, 0.0, 0.0)) is on_red
+
+
+def test_ray_that_is_not_installed_is_named_before_anything_is_begun(nlsr, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    picture(tmp_path / "in" / "a.png")
+    code, _, err = nlsr("upscale", tmp_path / "in", "-o", tmp_path / "out", "--ray")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "this needs 'ray'; install it with: " in err
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,11 @@ def copied(folder, address):
 def tree(place):
     """Names and contents of the files of a folder or address, without the record, which tells times."""
     storage, top = fsspec.url_to_fs(str(place))
+    return {name: storage.cat_file(f"{top}/{name}") for name in names(place)}
+
+
+def names(place):
+    storage, top = fsspec.url_to_fs(str(place))
     storage.invalidate_cache()
-    found = {name.removeprefix(f"{top}/"): name for name in storage.find(top)}
-    return {name: storage.cat_file(path) for name, path in found.items() if not name.startswith(RECORDS)}
+    found = [name.removeprefix(f"{top}/") for name in storage.find(top)]
+    return [name for name in found if not name.startswith(RECORDS)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.extras.batches import copied, pictures, tree
+from tests.extras.batches import copied, names, pictures, tree
 
 pytest.importorskip("ray", reason="needs ray: pip install 'nlsr[ray]'")
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'nlsr[s3]'")
@@ -69,7 +69,7 @@ def workers():
 
 def more_results(driver, place, count):
     """How many results there are, when there are more than so many."""
-    while (now := len([name for name in tree(place) if not name.startswith(".")])) <= count:
+    while (now := len([name for name in names(place) if name.endswith(".png")])) <= count:
         assert driver.poll() is None, driver.stderr.read()
         time.sleep(0.01)
     return now
@@ -87,12 +87,14 @@ def test_files_and_failures_are_those_of_one_process_though_a_worker_and_the_dri
         source, two = copied(source, f"s3://{bucket}/in"), f"s3://{bucket}/out"
     words = ("upscale", source, "-o", two, "-m", model, *BUDGET, "--ray", cluster, "--json")
     driver = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    before = more_results(driver, two, 0)
-    os.kill(workers()[0], signal.SIGKILL)
-    more_results(driver, two, before)
-    driver.kill()
-    driver.communicate()
-    assert len(tree(two)) < len(tree(one))
+    try:
+        before = more_results(driver, two, 0)
+        os.kill(workers()[0], signal.SIGKILL)
+        more_results(driver, two, before)
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert len(names(two)) < len(names(one))
 
     code, out, err = nlsr(*words, "--resume")
     assert code == 1
@@ -173,6 +175,30 @@ def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, mo
         assert (code, len(err.splitlines())) == (2, 1), err
         assert re.search(told, err), err
         assert tree(tmp_path / "out") == {}
+
+
+def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluster, tmp_path, monkeypatch):
+    import nlsr.ray as batches
+    from nlsr.upscale import Upscaler
+    from nlsr.upscale.batch import Manifest, Saving, Task
+
+    def deadly(low_res):
+        """Enlarges pictures but one, as a decoder that breaks or memory that runs out would."""
+        if low_res.shape[-1] == 26:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return low_res.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    sources = [pictures(tmp_path / "in", 4) / name for name in sorted(names(tmp_path / "in"))]
+    tasks = [Task(source, tmp_path / "out" / f"{source.stem}.png") for source in sources]
+    monkeypatch.setattr(batches, "ATTEMPTS", 0)
+    upscaler = Upscaler(deadly, model_scale=2, memory="200MiB", tile="none")
+    with batches.cluster(cluster), Manifest(tmp_path / "out", {}, resume=False) as manifest:
+        results = list(batches.run(upscaler, tasks, Saving(make_folders=True), manifest=manifest))
+    failed = [done for done in results if done.status == "failed"]
+    assert [(done.task.source.stem, done.reason.split(",")[0]) for done in failed] == [
+        ("002", "ended every worker that it was given to")
+    ]
+    assert sorted(names(tmp_path / "out")) == ["000.png", "001.png", "003.png"]
 
 
 def test_two_jobs_do_not_share_an_output(nlsr, cluster, model, tmp_path):

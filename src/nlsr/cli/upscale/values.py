@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nlsr.errors import UsageError
+from nlsr.extras import require
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,7 @@ def check_ray(address: str | None, workers: int | None, folder: Path | None, *, 
         if workers is not None:
             raise UsageError("--workers: expected --ray, whose workers are meant")
         return
+    require("ray", extra="ray")
     if folder is None:
         raise UsageError("--ray: expected -o FOLDER, where the record of what is finished lies")
     if compared:

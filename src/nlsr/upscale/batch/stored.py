@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,8 @@ from nlsr.upscale.batch.staging import Staging
 PIECES = ".nlsr-batch"
 PAUSE = 5
 """Seconds between pieces."""
+AT_ONCE = 32
+"""Pieces that are asked for at the same time: a job of days leaves thousands."""
 FORGOTTEN = 120
 """Seconds after which a process that did not renew its file is gone."""
 
@@ -31,10 +34,10 @@ def fetch_record(staging: Staging, folder: Path) -> None:
     assert address is not None
     pieces = f"{address}/{PIECES}"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("wb") as file:
-        for entry in storage.entries(pieces) if storage.is_folder(pieces) else ():
-            if entry.address.endswith(".jsonl"):
-                file.write(storage.read_bytes(entry.address))
+    there = storage.entries(pieces) if storage.is_folder(pieces) else []
+    addresses = [entry.address for entry in there if entry.address.endswith(".jsonl")]
+    with (folder / NAME).open("wb") as file, ThreadPoolExecutor(AT_ONCE) as threads:
+        file.writelines(threads.map(storage.read_bytes, addresses))
 
 
 class StoredManifest(Manifest):
