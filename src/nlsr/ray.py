@@ -19,7 +19,7 @@ import socket
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -169,7 +169,8 @@ def run(
     if not tasks:
         return
     room = Room.of(upscaler, most=workers)
-    _check_nodes(manifest.folder, tasks[0].source, staging)
+    _check_nodes(_differing, _versions(), _precisions(upscaler), *_choosing(upscaler))
+    _check_places(manifest.folder, tasks[0].source, staging)
     count = room.workers()
     ours = {task.target for task in tasks if may_begin(task, saving, manifest, staging)}
     manifest.begin(*sorted(ours))
@@ -177,10 +178,10 @@ def run(
     left = dict.fromkeys(tasks)
     for together in (size, 1):  # what has ended its worker each time is tried once more alone
         todo = list(left)
-        groups = [
+        groups = (
             _Group.of(todo[first : first + together], manifest, ours, staging)
             for first in range(0, len(todo), together)
-        ]
+        )
         for done in _results(upscaler, groups, saving, manifest, room):
             left.pop(done.task, None)
             yield done
@@ -212,11 +213,12 @@ def upscale(
         workers: how many at most; by default as many as the cluster has room for.
         options: as `Upscaler` takes them: model, scale, memory (of each worker), device ...
     Returns: the rows, with why one failed in a column `error`, else ""; its picture is then empty.
-    Raises: as `Upscaler`, UsageError if the cluster has no room for a worker.
+    Raises: as `Upscaler`, UsageError if the cluster has no room for a worker, or other versions.
     """
     upscaler = _decided(Upscaler(**options))
     room = Room.of(upscaler, most=workers)
-    arguments = (ray.put(upscaler), room.threads, _precisions(upscaler), column, format, quality)
+    _check_nodes(_differing, _versions(), _precisions(upscaler), *_choosing(upscaler))
+    arguments = (ray.put(upscaler), room.threads, column, format, quality)
     return _mapped(dataset, _Rows, arguments, room)
 
 
@@ -228,7 +230,7 @@ def _mapped(dataset: "ray.data.Dataset", worker: type, arguments: tuple[Any, ...
 
 
 def _check_reachable(address: str) -> None:
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         return
     try:
@@ -247,34 +249,57 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def _check_nodes(folder: Path, source: Path, staging: Staging | None) -> None:
-    """Raises: UsageError if a node has other versions, does not see a picture, or cannot write results."""
-    look = ray.remote(num_cpus=0)(_lacking)
+def _precisions(upscaler: Upscaler) -> dict[int, str]:
+    """For pictures of so many bits."""
+    return _chosen(*_choosing(upscaler))
+
+
+def _choosing(upscaler: Upscaler) -> tuple[Any, ...]:
+    return upscaler.precision, upscaler.device, upscaler.models.half_precisions
+
+
+def _chosen(precision: Any, device: torch.device, made_for: tuple[str, ...] | None) -> dict[int, str]:
+    return {depth: choose(precision, device, depth, made_for=made_for) for depth in (8, 16)}
+
+
+def _check_places(folder: Path, source: Path, staging: Staging | None) -> None:
+    """Raises: UsageError if a node does not see a picture, or cannot write results."""
     places = [(staging and staging.address(path)) or os.fspath(path) for path in (folder, source)]
     sign = _signed(places[0])
     try:
-        answers = []
-        for node in _nodes():
-            there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            answers.append((node["NodeManagerAddress"], there.remote(_versions(), sign, places[1])))
-        for name, answer in answers:
-            try:
-                problem = ray.get(answer, timeout=PATIENCE)
-            except ray.exceptions.GetTimeoutError:
-                problem = f"has not answered within {PATIENCE} seconds; look at what it does, or take it out"
-            except Exception as error:  # what runs there may be anything
-                problem = f"{_reason(error)}; install the same nlsr, with the extra ray, on all nodes"
-            if problem:
-                raise UsageError(f"--ray: node {name}: {problem}")
+        _check_nodes(_out_of_reach, sign, places[1])
     finally:
         _remove(sign)
 
 
-def _lacking(versions: dict[str, str], sign: str, source: str) -> str:
-    """What a node lacks, in words; nothing if it has all."""
+def _check_nodes(lacking: Callable[..., str], *arguments: Any) -> None:
+    """Raises: UsageError if a node lacks something, which `lacking` says there in words."""
+    question = ray.remote(num_cpus=0)(lacking)
+    answers = []
+    for node in _nodes():
+        there = question.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        answers.append((node["NodeManagerAddress"], there.remote(*arguments)))
+    for name, answer in answers:
+        try:
+            problem = ray.get(answer, timeout=PATIENCE)
+        except ray.exceptions.GetTimeoutError:
+            problem = f"has not answered within {PATIENCE} seconds; look at what it does, or take it out"
+        except Exception as error:  # what runs there may be anything
+            problem = f"{_reason(error)}; install the same nlsr, with the extra ray, on all nodes"
+        if problem:
+            raise UsageError(f"--ray: node {name}: {problem}")
+
+
+def _differing(versions: dict[str, str], precisions: dict[int, str], *choosing: Any) -> str:
     for name, here in _versions().items():
         if here != versions[name]:
             return f"has {name} {here}, here it is {versions[name]}; install the same on all nodes"
+    if _chosen(*choosing) != precisions:
+        return "its processor and the one here are not both made for bf16; add --precision fp32"
+    return ""
+
+
+def _out_of_reach(sign: str, source: str) -> str:
     folder, shared = os.path.dirname(sign), "choose a disk that all nodes share, with one name"
     try:
         if not _is_there(sign):
@@ -340,11 +365,11 @@ class _Group:
 
 
 def _results(
-    upscaler: Upscaler, groups: Sequence[_Group], saving: Saving, manifest: Manifest, room: Room
+    upscaler: Upscaler, groups: Iterable[_Group], saving: Saving, manifest: Manifest, room: Room
 ) -> Iterator[Done]:
     """What became of the pictures of groups, as it is known; of those whose workers died nothing."""
     rows = [{"group": pickle.dumps(group)} for group in groups]
-    arguments = (ray.put(_decided(upscaler)), room.threads, _precisions(upscaler), saving)
+    arguments = (ray.put(_decided(upscaler)), room.threads, saving)
     context = ray.data.DataContext.get_current().copy()
     context.max_errored_blocks = -1
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -375,47 +400,33 @@ def _decided(upscaler: Upscaler) -> Upscaler:
     return upscaler
 
 
-def _precisions(upscaler: Upscaler) -> dict[int, str]:
-    made_for = upscaler.models.half_precisions
-    return {depth: choose(upscaler.precision, upscaler.device, depth, made_for=made_for) for depth in (8, 16)}
-
-
 class _Worker:
     """One process with the model, which computes as the process that sends work would."""
 
-    def __init__(self, upscaler: "ray.ObjectRef[Upscaler]", threads: int, precisions: dict[int, str]) -> None:
+    def __init__(self, upscaler: "ray.ObjectRef[Upscaler]", threads: int) -> None:
         torch.set_num_threads(threads)
         self.upscaler: Upscaler = ray.get(upscaler)
-        if precisions[8] == precisions[16]:
-            self.upscaler.precision = precisions[8]  # type: ignore[assignment]
-        elif _precisions(self.upscaler) != precisions:
-            raise UsageError("--ray: processors of nodes differ, not all are made for bf16; add --precision fp32")
 
 
 class _Files(_Worker):
-    def __init__(
-        self, upscaler: "ray.ObjectRef[Upscaler]", threads: int, precisions: dict[int, str], saving: Saving
-    ) -> None:
-        super().__init__(upscaler, threads, precisions)
+    def __init__(self, upscaler: "ray.ObjectRef[Upscaler]", threads: int, saving: Saving) -> None:
+        super().__init__(upscaler, threads)
         self.saving = saving
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         group = pickle.loads(row["group"])
-        results = group.upscale(self.upscaler, self.saving)
+        try:
+            results = group.upscale(self.upscaler, self.saving)
+        except Exception as error:  # of none of the pictures, such as a full disk
+            results = [_sendable(Done(task, "failed", error=error)) for task in group.tasks]
         return {"results": pickle.dumps(([(done, done.disk_is_full) for done in results], group.part.lines))}
 
 
 class _Rows(_Worker):
     def __init__(
-        self,
-        upscaler: "ray.ObjectRef[Upscaler]",
-        threads: int,
-        precisions: dict[int, str],
-        column: str,
-        format: str,
-        quality: int | None,
+        self, upscaler: "ray.ObjectRef[Upscaler]", threads: int, column: str, format: str, quality: int | None
     ) -> None:
-        super().__init__(upscaler, threads, precisions)
+        super().__init__(upscaler, threads)
         self.column, self.format, self.quality = column, format, quality
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

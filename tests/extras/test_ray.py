@@ -138,6 +138,7 @@ def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, clust
             ("--memory", "900MiB", "--threads", "1", "--ray", cluster): "allow less with --memory",
             ("--memory", "200MiB", "--threads", "2", "--ray", cluster): "ask for less with --threads 1",
             ("--workers", "2"): "expected --ray",
+            ("--ray", "ray://head:10001"): "expected local, auto or the address of the head, like head:6379",
         }
         for words, told in cases.items():
             code, _, err = nlsr("upscale", source, "-o", out, "-m", model, *words)
@@ -149,32 +150,27 @@ def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, clust
 
 
 def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, monkeypatch):
+    """Here another version and another processor are pretended, there they are as they are. The folder in which a
+    process runs is another one for every process."""
     import nlsr.ray as batches
 
     monkeypatch.chdir(tmp_path)
-    source = pictures(tmp_path / "in", 2)
-    here = dict(batches._versions())
-    cases = {
-        (
-            "ray.__version__",
-            "2.0.0",
-        ): r"Version mismatch.*Ray: 2\.0\.0.*install the same Ray and Python on all machines",
-        (
-            "nlsr.ray._versions",
-            lambda: here | {"torch": "2.0"},
-        ): "node .* has torch .*, here it is 2.0; install the same",
-        ("nlsr.ray._precisions", lambda _: {8: "bf16", 16: "fp16"}): "processors of nodes differ.*--precision fp32",
-        ("os.environ", os.environ): "node .* does not see /proc/self/cwd/out as it is here; choose a disk that all",
-    }
-    for (name, value), told in cases.items():
-        with monkeypatch.context() as different:
-            different.setattr(name, value)
-            # The folder in which a process runs is another one for every process.
-            out = "/proc/self/cwd/out" if value is os.environ else tmp_path / "out"
-            code, _, err = nlsr("upscale", source, "-o", out, "-m", model, *BUDGET, "--ray", cluster)
+    source, out = pictures(tmp_path / "in", 2), tmp_path / "out"
+    other = batches._versions() | {"torch": "2.0"}
+    cases = [
+        ({"ray.__version__": "2.0.0"}, out, r"Ray: 2\.0\.0.*install the same Ray and Python on all machines"),
+        ({"nlsr.ray._versions": lambda: other}, out, "node .* has torch .*, here it is 2.0; install the same"),
+        ({"nlsr.ray._precisions": lambda _: {}}, out, "node .* not both made for bf16; add --precision fp32"),
+        ({}, "/proc/self/cwd/out", "node .* does not see /proc/self/cwd/out as it is here; choose a disk that all"),
+    ]
+    for changes, folder, told in cases:
+        with monkeypatch.context() as here:
+            for name, value in changes.items():
+                here.setattr(name, value)
+            code, _, err = nlsr("upscale", source, "-o", folder, "-m", model, *BUDGET, "--ray", cluster)
         assert (code, len(err.splitlines())) == (2, 1), err
         assert re.search(told, err), err
-        assert tree(tmp_path / "out") == {}
+        assert tree(out) == {}
 
 
 def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluster, tmp_path, monkeypatch):

@@ -53,6 +53,8 @@ def check_ray(address: str | None, workers: int | None, folder: Path | None, *, 
             raise UsageError("--workers: expected --ray, whose workers are meant")
         return
     require("ray", extra="ray")
+    if address.startswith("ray://"):
+        raise UsageError(f"--ray {address}: expected local, auto or the address of the head, like head:6379")
     if folder is None:
         raise UsageError("--ray: expected -o FOLDER, where the record of what is finished lies")
     if compared:
