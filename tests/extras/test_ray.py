@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.extras.batches import copied, names, pictures, tree
 
@@ -114,15 +115,15 @@ def test_rows_of_a_dataset_are_enlarged_and_bad_ones_say_why(cluster, model):
     array = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
+    rows = [{"name": "a", "image": array}, {"name": "b", "image": file.getvalue()}, {"name": "c", "image": b"none"}]
     with nlsr.ray.cluster(cluster):
-        rows = ray.data.from_items([{"name": "good", "image": file.getvalue()}, {"name": "bad", "image": b"none"}])
-        options = dict(model=model, memory="200MiB", workers=1)
-        good, bad = sorted(nlsr.ray.upscale(rows, **options).take_all(), key=lambda row: row["name"] == "bad")
-        (enlarged,) = nlsr.ray.upscale(ray.data.from_items([{"image": array}]), **options).take_all()
+        dataset = ray.data.from_items(rows, override_num_blocks=3)
+        larger = nlsr.ray.upscale(dataset, model=model, memory="200MiB", workers=1).take_all()
+    of_array, of_bytes, bad = sorted(larger, key=lambda row: row["name"])
     expected = nlsr.Upscaler(model, memory="200MiB")(array)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(good["image"]))), expected)
-    np.testing.assert_array_equal(enlarged["image"], expected)
-    assert (good["error"], enlarged["error"]) == ("", "")
+    np.testing.assert_array_equal(of_array["image"], expected)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(of_bytes["image"]))), expected)
+    assert (of_array["error"], of_bytes["error"]) == ("", "")
     assert bad["image"] == b""
     assert bad["error"].startswith("expected PNG, JPEG")
 
@@ -150,8 +151,7 @@ def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, clust
 
 
 def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, monkeypatch):
-    """Here another version and another processor are pretended, there they are as they are. The folder in which a
-    process runs is another one for every process."""
+    """Here another version is pretended. The folder in which a process runs is another one for every process."""
     import nlsr.ray as batches
 
     monkeypatch.chdir(tmp_path)
@@ -160,7 +160,6 @@ def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, mo
     cases = [
         ({"ray.__version__": "2.0.0"}, out, r"Ray: 2\.0\.0.*install the same Ray and Python on all machines"),
         ({"nlsr.ray._versions": lambda: other}, out, "node .* has torch .*, here it is 2.0; install the same"),
-        ({"nlsr.ray._precisions": lambda _: {}}, out, "node .* not both made for bf16; add --precision fp32"),
         ({}, "/proc/self/cwd/out", "node .* does not see /proc/self/cwd/out as it is here; choose a disk that all"),
     ]
     for changes, folder, told in cases:
@@ -171,6 +170,9 @@ def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, mo
         assert (code, len(err.splitlines())) == (2, 1), err
         assert re.search(told, err), err
         assert tree(out) == {}
+    choosing = ("auto", torch.device("cpu"), None)
+    assert batches._differing(batches._versions(), batches._chosen(*choosing), *choosing) == ""
+    assert "add --precision fp32" in batches._differing(batches._versions(), {}, *choosing)
 
 
 def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluster, tmp_path, monkeypatch):
