@@ -275,6 +275,17 @@ def test_training_starts_from_the_weights_that_fit(recipe_file):
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_a_deeper_network_starts_as_the_network_that_it_grows_from(recipe_file):
+    shallow = read_recipe(recipe_file, ["seed=8"]).build_network().eval()
+    deeper = [f"network.num_blocks={len(shallow.groups[0].blocks) + 1}"]
+    network = read_recipe(recipe_file, deeper).build_network().eval()
+    nlsr.save_network(recipe_file.with_name("shallow.safetensors"), shallow)
+    start_from(network, str(recipe_file.with_name("shallow.safetensors")))
+    image = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(image), shallow(image))
+    assert network.groups[0].blocks[-1].first.weight.abs().min() > 0, "it can learn"
+
+
 def test_weights_of_another_network_are_no_start(recipe_file):
     network = read_recipe(recipe_file).build_network()
     with pytest.raises(RecipeError, match=r"start: lcoan-light-x4 fits in \d+ of \d+ tensors"):

@@ -231,7 +231,8 @@ class Recipe(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the first weights and of every random draw."""
     start: str | None = None
-    """Weights to start from, by name or file, such as those of another scale. What differs in shape starts afresh."""
+    """Weights to start from, by name or file, such as those of another scale. What differs in shape starts afresh, and
+    residual blocks that they lack as the identity."""
     gaps: tuple[str, ...] = ()
     """Notes for people: what a publication does not say of its training, and what this recipe does differently."""
     network: NetworkSection

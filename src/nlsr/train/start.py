@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from nlsr.errors import RecipeError, ShapeError
 from nlsr.evaluate import PairFolder
 from nlsr.evaluate.metrics import WINDOW_SIZE
 from nlsr.files import sha256
 from nlsr.networks import Network
+from nlsr.networks.parts import ResidualBlock
 from nlsr.train.recipe import Recipe
 from nlsr.weights import find, load
 from nlsr.weights.catalogue import recognised
@@ -36,6 +38,7 @@ def start_from(network: Network, model: str) -> None:
     """Copy every weight of another model that fits by name and shape: all but the upsampler, between scales.
 
     What belongs to one module is copied together or not at all: clusters of another number begin as if never started.
+    Residual blocks that the other model lacks begin as the identity, so that a deeper network starts where it ended.
 
     Raises: CheckpointError if there is no such model; RecipeError if not half of the network's weights fit.
     """
@@ -46,6 +49,10 @@ def start_from(network: Network, model: str) -> None:
         raise RecipeError(f"start: {model} fits in {len(fitting)} of {len(own)} tensors; name weights of this network")
     for name in fitting:
         own[name].copy_(given[name])
+    for name, module in network.named_modules():
+        if isinstance(module, ResidualBlock) and f"{name}.second.weight" not in given:
+            for parameter in module.second.parameters():
+                nn.init.zeros_(parameter)
 
 
 def _owner(name: str) -> str:
