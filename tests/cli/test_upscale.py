@@ -246,6 +246,18 @@ def test_help_imports_nothing_heavy():
     assert "upscale" in result.stdout
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("0", "0")])
+def test_large_pages_are_asked_for_before_torch_is_there_if_the_user_said_nothing(given, used):
+    code = "import os, sys\nfrom nlsr.cli import main\nsys.argv = ['nlsr', '--version']\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {} if given is None else {"THP_MEM_ALLOC_ENABLE": given}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == f"{used} False"
+
+
 def test_an_interrupted_command_says_what_is_done_and_leaves_nothing_half(nlsr, tmp_path, tiny_model, monkeypatch):
     from nlsr.upscale import Upscaler
 
