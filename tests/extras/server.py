@@ -17,9 +17,14 @@ TRIES = 600
 class Server:
     """A running server and a client of it."""
 
-    def __init__(self, folder, model, *options):
+    def __init__(self, folder, model, *options, first="pass"):
+        """
+        Args:
+            first: what the process of the server executes before anything else.
+        """
         environment = os.environ | {"NLSR_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "nlsr", "serve", "--port", "0", "-m", str(model), *options]
+        program = f"{first}\nimport sys\nfrom nlsr.cli import main\nsys.exit(main())"
+        command = [sys.executable, "-c", program, "serve", "--port", "0", "-m", str(model), *options]
         self.folder = folder / "serve"
         self.process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,7 +1,9 @@
 """`nlsr serve` as its clients see it: a server in a process of its own, on a port that the system chooses."""
 
+import base64
 import contextlib
 import io
+import json
 import queue
 import re
 import signal
@@ -11,7 +13,6 @@ import subprocess
 import sys
 import threading
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,21 @@ import torch
 from PIL import Image
 
 import nlsr
-from nlsr.explain import sources
+from nlsr.explain import explain, sources
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 httpx = pytest.importorskip("httpx", reason="needs httpx, which CI installs beside the extra serve")
 
-from tests.extras.server import Server  # noqa: E402 - it needs httpx
+from tests.extras.server import Server  # noqa: E402
+
+from nlsr.serve import answers  # noqa: E402 - these need the extra
+from nlsr.serve.app import different  # noqa: E402 - these need the extra
+from nlsr.serve.asked import Asked  # noqa: E402
+from nlsr.serve.computing import Cancelled, Computing  # noqa: E402
+from nlsr.serve.explaining import Explorer  # noqa: E402
+from nlsr.serve.jobs import Jobs  # noqa: E402
+from nlsr.serve.settings import Settings  # noqa: E402
+from nlsr.serve.store import Store  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 CAT = ROOT / "examples" / "cat.png"
@@ -38,8 +48,8 @@ def start(tmp_path, model):
     """start(*options) -> Server, in one folder; all are killed in the end."""
     servers = []
 
-    def begin(*options):
-        servers.append(Server(tmp_path, model, *options))
+    def begin(*options, **more):
+        servers.append(Server(tmp_path, model, *options, **more))
         return servers[-1]
 
     yield begin
@@ -241,6 +251,41 @@ def test_another_address_needs_the_token(start):
     assert httpx.get(f"{url}/api/health").json()["token"] is True
 
 
+def test_what_is_no_form_is_small(shared):
+    for content in (b"[" * 70_000, b'{"picture_width": ' + b" " * 70_000 + b"1}"):
+        assert problem(shared.client.post("/api/estimate", content=content))[0] == 413
+    json = {"content-type": "application/json"}
+    assert problem(shared.client.post("/api/estimate", content=b"[" * 60_000, headers=json))[0] in (400, 422)
+
+
+def raw(server, *parts):
+    """What a server answers to these bytes, sent one after another over a connection of their own."""
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                connection.sendall(part)
+        with contextlib.suppress(ConnectionError):
+            return connection.makefile("rb").read()
+    return b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"x: " + b"a" * 200_000,
+        b"\r\n".join(b"x-%d: a" % number for number in range(20_000)),
+        b"content-length: " + b"9" * 5000,
+        b"content-length: -1",
+        b"host: localhost",
+        b"no header",
+    ],
+)
+def test_heads_that_are_too_large_or_wrong_are_refused_and_the_server_goes_on(shared, head):
+    answer = raw(shared, b"GET /api/health HTTP/1.1\r\nhost: localhost\r\n", head, b"\r\nconnection: close\r\n\r\n")
+    assert not answer or answer.split()[1] in (b"400", b"413", b"431")
+    assert shared.client.get("/api/health").status_code == 200
+
+
 def test_limits_hold(start):
     server = start("--max-upload", "1", "--max-pixels", "5000", "--max-jobs", "2")
     large = bytes(3 * 2**20)
@@ -291,6 +336,63 @@ def test_who_hangs_up_cancels_and_half_an_upload_is_nothing(start):
                     pass
     assert server.send(png()).status_code == 200
     assert server.left() == []
+
+
+def test_connections_that_are_cut_while_the_answer_is_sent_leave_nothing(start):
+    server = start()
+    body = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + png(250, 250)
+    for name, value in {"model": "tiny", "scale": "4", "format": "bmp"}.items():
+        body += f'\r\n--b\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
+    body += b"\r\n--b--\r\n"
+    head = f"POST /api/upscale HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
+    head += "content-type: multipart/form-data; boundary=b\r\n\r\n"
+    job = server.send(png(250, 250), to="/api/jobs", scale="4", format="bmp").json()["id"]
+    server.until(job, "done")
+    for request in (
+        head.encode() + body,
+        f"GET /api/results.zip?id={job} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode(),
+        f"GET /api/jobs/{job}/result HTTP/1.1\r\nhost: localhost\r\n\r\n".encode(),
+        b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ):
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the server cannot send all
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(request)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+    server.client.delete(f"/api/jobs/{job}")
+    assert server.left() == []
+    assert [path.name for path in server.folder.glob("*/*")] == ["lock"]
+
+
+def test_results_are_removed_when_they_are_old(start):
+    server = start("--keep", "0.02")
+    job = server.send(png(), to="/api/jobs").json()["id"]
+    server.until(job, "done")
+    assert server.left() == []
+    assert problem(server.client.get(f"/api/jobs/{job}"))[0] == 404
+
+
+FULL_DISK = """
+import errno, os
+from nlsr.serve.jobs import Jobs
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+os.fsync = full
+Jobs.counts = lambda self: 1 / 0
+"""
+
+
+def test_a_full_disk_and_a_mistake_are_problems_too(start):
+    server = start(first=FULL_DISK)
+    full = 507, "the disk of the server is full; delete finished jobs, or wait until they are removed"
+    assert problem(server.send(png())) == full  # the result cannot be written
+    assert problem(server.send(png(), to="/api/jobs")) == full  # nor that there is a job
+    assert server.left() == []
+    mistake = server.client.get("/api/health")
+    assert problem(mistake) == (500, "ZeroDivisionError: this is a mistake of nlsr, please report it")
+    assert mistake.headers["content-security-policy"].startswith("default-src 'none'")
+    assert mistake.headers["cache-control"] == "no-store"
+    assert "ZeroDivisionError" in server.end()[1]  # with its traceback, for the report
 
 
 def test_a_killed_server_is_followed_by_one_that_says_what_happened(start):
@@ -358,6 +460,107 @@ def test_a_pixel_draws_on_what_the_library_says_and_the_picture_is_sent_once(sha
         assert told["affinity"]["sum"] == pytest.approx(float(drawn.heat.sum()))
 
 
+def test_an_attribution_is_what_the_library_says(shared, model):
+    form = {"model": "tiny", "x": 7, "y": 9, "attribution_steps": 3}
+    told = shared.client.post("/api/explain", files={"file": png(40, 30)}, data=form).json()["attribution"]
+    image = torch.from_numpy(pixels(png(40, 30)) / 255).float().permute(2, 0, 1)[None]
+    found = explain(nlsr.load(model), image, (7, 9), steps=3)
+    assert told["diffusion_index"] == pytest.approx(found.attribution.diffusion_index, rel=1e-3)
+    assert (told["region"]["width"], told["region"]["height"]) == (40, 30)
+    map = found.attribution.map
+    assert abs(pixels(base64.b64decode(told["map"])) - 255 * (map / map.max()).sqrt().numpy()).max() <= 2
+
+
+class Later:
+    """An event that is set after it was asked a few times: while something is computed."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def is_set(self):
+        self.asked += 1
+        return self.asked > 3
+
+
+def test_an_explanation_that_nobody_waits_for_ends(tmp_path, model):
+    (tmp_path / "a.png").write_bytes(png(40, 30))
+    computing = Computing(Settings(models={"tiny": model}))
+    explorer = Explorer(computing)
+    picture = explorer.add(tmp_path / "a.png")
+    asked = {"model": "tiny", "affinity": 0, "count": 3}
+    with pytest.raises(Cancelled):
+        explorer.ask(picture, (1, 1), cancelled=Later(), **asked)
+    with pytest.raises(Cancelled):
+        explorer.attribution(picture, (1, 1), model="tiny", steps=5, cancelled=Later())
+    assert explorer.ask(picture, (1, 1), cancelled=threading.Event(), **asked)["picture"] == picture
+    computing.closing.set()
+    with pytest.raises(Cancelled):
+        explorer.attribution(picture, (1, 1), model="tiny", steps=5, cancelled=threading.Event())
+
+
+def test_a_job_that_is_forgotten_in_its_last_moment_is_not_done(tmp_path, model):
+    settings = Settings(models={"tiny": model})
+    computing, store = Computing(settings), Store(tmp_path)
+    jobs = Jobs(settings, store, computing)
+    told = queue.Queue()
+    jobs.changed = lambda job: told.put(job.state)
+    upscale = computing.upscale
+
+    def upscale_and_forget(*arguments, **more):
+        done = upscale(*arguments, **more)
+        jobs.delete(jobs.all()[0])
+        return done
+
+    computing.upscale = upscale_and_forget
+    folder = store.new()
+    (folder / "picture").write_bytes(png())
+    jobs.add(folder, "a.png", Asked(model="tiny"), "client")
+    jobs.start()
+    states = [told.get() for _ in range(4)]
+    jobs.close()
+    assert states[:2] == ["waiting", "running"]
+    assert "done" not in states
+    assert not folder.exists()
+    store.close()
+
+
+def test_progress_moves_within_a_tile(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("nlsr.serve.computing.PULSE", 0)  # however quick the layers are
+    (tmp_path / "a.png").write_bytes(png(40, 30))
+    computing, parts, asked = Computing(Settings(models={"tiny": model})), [], Asked(model="tiny")
+    assert computing.estimate(asked, computing.header(tmp_path / "a.png")).tiles == 1
+    waiting = {"cancelled": threading.Event(), "report": parts.append}
+    computing.upscale(tmp_path / "a.png", tmp_path / "b.png", asked, **waiting)
+    assert parts == sorted(parts)
+    assert len({part for part in parts if 0 < part < 1}) > 3
+    assert parts[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "come"),
+    [
+        (["a.png", "b.png"], ["a.png", "b.png"]),
+        (["a.png", "a.png", "a_2.png", "A.PNG"], ["a.png", "a_2.png", "a_2_2.png", "A_3.PNG"]),
+    ],
+)
+def test_no_two_files_of_an_archive_have_one_name(names, come):
+    assert different(names) == come
+
+
+def test_the_server_starts_without_what_computes():
+    code = "import sys, nlsr.serve.running; print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_engine_that_is_not_there_is_said_before_anything_begins(model):
+    command = [sys.executable, "-m", "nlsr", "serve", "--port", "0", "-m", str(model), "--engine", "steam"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "serve: --engine steam: expected auto, torch, onnxruntime, openvino\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("form", "status", "says"),
     [
@@ -377,14 +580,64 @@ def test_a_question_about_a_pixel_that_has_no_answer(shared, form, status, says)
     assert (came, said[: len(says)]) == (status, says)
 
 
-def test_every_path_is_described_with_its_form(shared):
-    paths = shared.client.get("/api/openapi.json").json()
-    assert set(paths["paths"]) >= {"/api/upscale", "/api/jobs", "/api/jobs/{id}", "/api/models", "/api/health"}
-    form = paths["components"]["schemas"]["UpscaleForm"]["properties"]
-    assert {"file", "scale", "format"} <= set(form)
+def operations(document):
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def examples(document, content):
+    """What OpenAPI shows for contents of one media type: its own example, or those of its schema."""
+    if "example" in content:
+        return [content["example"]]
+    schema = content["schema"]
+    if schema.get("type") == "array":
+        return [[each] for each in examples(document, {"schema": schema["items"]})]
+    return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["examples"]
+
+
+def test_every_operation_is_described_with_an_example(shared):
+    document = shared.client.get("/api/openapi.json").json()
+    described = dict(operations(document))
+    assert len(described) == 15
+    for name, operation in described.items():
+        assert operation["description"], name
+        bodies = operation.get("requestBody", {}).get("content", {})
+        assert all(examples(document, content) for content in bodies.values()), name
+        for status, answer in operation["responses"].items():
+            for media_type, content in answer.get("content", {}).items():
+                binary = content.get("schema", {}).get("format") == "binary"
+                assert binary or examples(document, content), (name, status, media_type)
+    body = described["POST /api/estimate"]["requestBody"]["content"]["application/json"]
+    for example in examples(document, body):
+        assert shared.client.post("/api/estimate", json=example).status_code == 200
+
+
+def same_shape(example, answer):
+    if isinstance(example, dict) and isinstance(answer, dict):
+        return set(example) == set(answer) and all(same_shape(example[name], answer[name]) for name in example)
+    return not (isinstance(example, list) and isinstance(answer, list)) or all(map(same_shape, example, answer))
+
+
+def test_the_examples_look_like_what_is_answered(shared):
+    job = shared.until(shared.send(png(), to="/api/jobs", scale="2").json()["id"], "done")
+    asked = {"model": "tiny", "x": 7, "y": 9, "attribution_steps": 1}
+    explained = shared.client.post("/api/explain", files={"file": png(40, 30)}, data=asked).json()
     models = shared.client.get("/api/models").json()
+    for model, answer in {
+        answers.JobShown: job | {"options": {"scale": 2}},
+        answers.Explained: explained,
+        answers.Models: models,
+        answers.Health: shared.client.get("/api/health").json(),
+        answers.Estimated: job["estimate"],
+        answers.Result: job["result"],
+        answers.ProblemDetails: shared.client.get("/api/jobs/none").json(),
+    }.items():
+        (example,) = model.model_config["json_schema_extra"]["examples"]
+        assert same_shape(example, answer), model
     assert models["models"][0]["name"] == "tiny"
     assert {"name": "lcoan-light", "scales": [2, 3, 4]} in models["families"]
+    shared.client.delete(f"/api/jobs/{job['id']}")
 
 
 def test_an_estimate_comes_before_the_picture(shared):
@@ -396,27 +649,13 @@ def test_an_estimate_comes_before_the_picture(shared):
     assert problem(refused)[0] == 400
 
 
-def test_a_hundred_mixed_requests_twenty_at_once(start):
+def test_a_hundred_mixed_requests_twenty_at_once():
     """Good and bad ones: no answer but the one that belongs to each, and nothing stays behind."""
-    server = start("--max-jobs", "1000")
-
-    def ask(number):
-        side = 16 + number * 7 % 49
-        if number % 5 == 3:
-            return server.send(png(side, side)[: 40 + number], f"{number}.png").status_code, 422
-        if number % 5 == 4:
-            return server.send(png(side, side), scale="-1").status_code, 400
-        if number % 5 == 2:
-            job = server.send(png(side, 16, number), to="/api/jobs").json()["id"]
-            state = server.until(job, "done", "failed")["state"]
-            return (state, server.client.delete(f"/api/jobs/{job}").status_code), ("done", 204)
-        response = server.send(png(side, 20, number))
-        return (response.status_code, pixels(response.content).shape), (200, (40, 2 * side, 3))
-
-    with ThreadPoolExecutor(20) as threads:
-        outcomes = list(threads.map(ask, range(100)))
-    assert [came for came, _ in outcomes] == [expected for _, expected in outcomes]
-    assert server.left() == []
+    command = [sys.executable, str(ROOT / "benchmarks" / "serve.py"), "--count", "100"]
+    crowd = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = json.loads(crowd.stdout)
+    assert (told["wrong"], crowd.returncode, crowd.stderr) == ([], 0, "")
+    assert sum(told["requests"].values()) == 100
 
 
 def blocks(language):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli.settings import Imports, Threads
+from nlsr.cli.settings import Engine, Imports, Threads
 from nlsr.errors import UsageError
 
 
@@ -38,12 +38,13 @@ def serve(
         str | None, typer.Option(help="Memory budget of a computation, like 2GiB.", show_default="1/4 of the machine's")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    engine: Engine = "torch",
     threads: Threads = None,
     max_upload: Annotated[int, typer.Option(min=1, metavar="MIB", help="Larger requests are refused.")] = 128,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are refused.")] = 50_000_000,
     max_waiting: Annotated[int, typer.Option(min=1, help="Jobs that may wait.")] = 200,
     max_jobs: Annotated[int, typer.Option(min=1, help="Jobs that one address may have.")] = 100,
-    keep: Annotated[int, typer.Option(min=1, metavar="MINUTES", help="How long results are kept.")] = 60,
+    keep: Annotated[float, typer.Option(min=0.01, metavar="MINUTES", help="How long results are kept.")] = 60,
 ) -> None:
     """A page to enlarge and compare pictures and to see where a pixel comes from, and an HTTP API, on this machine."""
     from nlsr.extras import require
@@ -62,6 +63,7 @@ def serve(
     settings = Settings(
         memory=_bytes(memory),
         device=device,
+        engine=_available(engine, device),
         models=_offered(models or []),
         max_upload=max_upload * MIB,
         max_pixels=max_pixels,
@@ -95,6 +97,16 @@ def _bytes(memory: str | None) -> int | None:
     from nlsr.memory import parse_size
 
     return parse_size(memory)
+
+
+def _available(engine: str, device: str) -> str:
+    """Raises: UsageError for an engine that is not there."""
+    if engine not in ("torch", "auto"):
+        from nlsr.devices import device_named
+        from nlsr.upscale.engine import engine_named
+
+        engine_named(engine, device_named(device))
+    return engine
 
 
 def _offered(models: list[Path]) -> dict[str, Path]:

@@ -1,18 +1,21 @@
 """The HTTP API and the page. What is computed, queued and kept is in the modules beside this one."""
 
 import asyncio
+import io
 import json
 import shutil
 import tempfile
+import threading
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Form, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -23,24 +26,33 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from nlsr.default import DEFAULT_MODEL
-from nlsr.errors import NlsrError
+from nlsr.errors import ImageError, NlsrError
+from nlsr.serve.answers import PROBLEM, Estimated, Explained, Health, JobShown, Models
 from nlsr.serve.asked import FORMATS, Asked
-from nlsr.serve.computing import Computing
+from nlsr.serve.computing import Cancelled, Computing, readable
 from nlsr.serve.explaining import Explorer, Gone
 from nlsr.serve.jobs import ACTIVE, PICTURE, Job, Jobs
-from nlsr.serve.problems import MEDIA_TYPE, Problem, answer, details
+from nlsr.serve.problems import MEDIA_TYPE, Problem, details, handle
 from nlsr.serve.security import Guard
 from nlsr.serve.settings import Settings
 from nlsr.serve.store import Store
 
+ENDS = "the server ends; nothing was computed"
 HEARTBEAT = 15
 """Seconds after which a stream of events says that it is still there."""
 CLEAN_UP = 20
-"""Seconds between two looks for what is too old."""
+"""Most seconds between two looks for what is too old."""
+LOOKING = 4
+"""Requests that may wait for a computation or a decoded picture at the same time; others wait for these, so that the
+rest of the server has threads left."""
+PIECE = 2**20
+"""Bytes of an archive that are sent at a time."""
 
 
 class UpscaleForm(Asked):
     """A picture and what is to be done with it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"file": "photo.jpg", "scale": 4, "format": "png"}]})
 
     file: UploadFile = Field(description="The picture.")
 
@@ -48,6 +60,9 @@ class UpscaleForm(Asked):
 class EstimateBody(Asked):
     """The size of a picture and what is to be done with it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"picture_width": 512, "picture_height": 384, "scale": 4}]}
+    )
     picture_width: int = Field(ge=1, le=2**31, examples=[512])
     picture_height: int = Field(ge=1, le=2**31, examples=[512])
     alpha: bool = False
@@ -56,7 +71,9 @@ class EstimateBody(Asked):
 class ExplainForm(BaseModel):
     """A pixel of a picture, which is sent, that of a job, or one that was asked about before."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"picture": "q3vV5m1w0ZKx9c2A", "x": 189, "y": 128}]}
+    )
 
     file: UploadFile | None = Field(None, description="A picture; the answer has the id by which it is known then.")
     job: str | None = Field(None, max_length=100, description="The id of a job whose picture is meant.")
@@ -109,17 +126,18 @@ def create_app(settings: Settings) -> FastAPI:
     computing = Computing(settings)
     jobs, explorer, events = Jobs(settings, store, computing), Explorer(computing), Events()
     jobs.changed = events.changed
+    looking = CapacityLimiter(LOOKING)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         events.loop = asyncio.get_running_loop()
         jobs.start()
-        cleaning = asyncio.create_task(_clean_up(jobs))
+        cleaning = asyncio.create_task(_clean_up(jobs, every=min(CLEAN_UP, settings.keep)))
         try:
             yield
         finally:
             cleaning.cancel()
-            events.stop()
+            stop()
             app.state.abandoned = await run_in_threadpool(jobs.close)
             store.close()
 
@@ -132,12 +150,16 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
-        responses={"4XX": {"description": "Problem details (RFC 9457)", "content": {MEDIA_TYPE: {"example": EXAMPLE}}}},
+        responses={"4XX": {"description": "Problem details (RFC 9457)", "content": {MEDIA_TYPE: {"example": PROBLEM}}}},
     )
-    app.state.abandoned, app.state.events, app.state.jobs = 0, events, jobs
+
+    def stop() -> None:
+        computing.closing.set()
+        events.stop()
+
+    app.state.abandoned, app.state.stop, app.state.folder = 0, stop, store.folder
     for kind in (HTTPException, RequestValidationError, NlsrError, OSError):
-        app.add_exception_handler(kind, answer)
-    app.add_exception_handler(Exception, answer)
+        app.add_exception_handler(kind, handle)
     app.add_middleware(Guard, settings=settings)
 
     async def kept(upload: UploadFile) -> Path:
@@ -159,23 +181,23 @@ def create_app(settings: Settings) -> FastAPI:
         return await run_in_threadpool(jobs.add, folder, safe_name(form.file.filename), asked, client, at_once=at_once)
 
     @app.get("/api/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> Health:
         """Whether the server is there, and how much it has to do."""
-        return {"status": "ok", "version": version("nlsr"), "jobs": jobs.counts(), "token": settings.token is not None}
+        return Health(status="ok", version=app.version, jobs=jobs.counts(), token=settings.token is not None)
 
-    @app.get("/api/models")
+    @app.get("/api/models", response_model=Models)
     def models() -> dict[str, Any]:
         """What can be asked for: families of weights, weights, and their scales."""
         return _models(settings)
 
-    @app.post("/api/upscale", response_class=Response, responses={200: {"content": dict.fromkeys(FORMATS.values())}})
+    @app.post("/api/upscale", response_class=Response, responses=_a(*FORMATS.values()))
     async def upscale(form: Annotated[UpscaleForm, Form(media_type="multipart/form-data")], request: Request) -> Any:
         """A picture in, the larger picture out. Whoever hangs up cancels it."""
         job = await queued(form, request, at_once=True)
         try:
             await _finished(job, events, request)
             if job.state != "done":
-                problem = job.problem or details(503, "the server ends; nothing was computed")
+                problem = job.problem or details(503, ENDS)
                 raise Problem(problem["status"], problem["detail"])
         except BaseException:
             jobs.delete(job)
@@ -187,7 +209,7 @@ def create_app(settings: Settings) -> FastAPI:
             background=BackgroundTask(jobs.delete, job),
         )
 
-    @app.post("/api/estimate")
+    @app.post("/api/estimate", response_model=Estimated)
     def estimate(body: EstimateBody) -> dict[str, Any]:
         """Size, memory and time of an upscaling, before a picture is sent."""
         from nlsr.images import Header
@@ -196,7 +218,7 @@ def create_app(settings: Settings) -> FastAPI:
         asked = Asked.model_validate(body.model_dump(include=set(Asked.model_fields)))
         return vars(computing.estimate(asked, header))
 
-    @app.post("/api/jobs", status_code=201)
+    @app.post("/api/jobs", status_code=201, response_model=JobShown)
     async def create_job(
         form: Annotated[UpscaleForm, Form(media_type="multipart/form-data")], request: Request, response: Response
     ) -> dict[str, Any]:
@@ -205,78 +227,104 @@ def create_app(settings: Settings) -> FastAPI:
         response.headers["location"] = f"/api/jobs/{job.id}"
         return job.shown()
 
-    @app.get("/api/jobs")
+    @app.get("/api/jobs", response_model=list[JobShown])
     async def list_jobs() -> list[dict[str, Any]]:
         """All jobs, the oldest first."""
         return [job.shown() for job in jobs.all()]
 
-    @app.get("/api/events")
+    @app.get("/api/events", response_class=StreamingResponse, responses=_a("text/event-stream", example=EVENT))
     async def all_events() -> StreamingResponse:
         """Server-sent events `job` (its state, as in `GET /api/jobs/{id}`) of all jobs, as they change."""
         return StreamingResponse(_events(events, None), media_type="text/event-stream")
 
-    @app.get("/api/results.zip", response_class=FileResponse)
-    async def results(id: Annotated[list[str], Query(max_length=1000)]) -> FileResponse:
+    @app.get("/api/results.zip", response_class=StreamingResponse, responses=_a("application/zip"))
+    async def results(id: Annotated[list[str], Query(max_length=1000)]) -> StreamingResponse:
         """The results of several jobs in one file."""
         chosen = [_done(jobs.get(each)) for each in dict.fromkeys(id)]
-        path = await run_in_threadpool(_zip, chosen, store.folder)
-        return FileResponse(
-            path, media_type="application/zip", filename="nlsr.zip", background=BackgroundTask(path.unlink)
-        )
+        named = {"content-disposition": 'attachment; filename="nlsr.zip"'}
+        return StreamingResponse(_zip(chosen), media_type="application/zip", headers=named)
 
-    @app.get("/api/jobs/{id}")
+    @app.get("/api/jobs/{id}", response_model=JobShown)
     async def job(id: str) -> dict[str, Any]:
-        """The state of a job: waiting, running, done, failed or cancelled; progress from 0 to 1; seconds left."""
+        """The state of a job: waiting, running, done or failed, in events also cancelled or deleted; progress from 0 to 1; seconds left."""
         return jobs.get(id).shown()
 
-    @app.get("/api/jobs/{id}/events")
+    @app.get(
+        "/api/jobs/{id}/events", response_class=StreamingResponse, responses=_a("text/event-stream", example=EVENT)
+    )
     async def job_events(id: str) -> StreamingResponse:
         """Server-sent events `job` of one job, until it is finished."""
         return StreamingResponse(_events(events, jobs.get(id)), media_type="text/event-stream")
 
-    @app.get("/api/jobs/{id}/result", response_class=FileResponse)
+    @app.get("/api/jobs/{id}/result", response_class=FileResponse, responses=_a(*FORMATS.values()))
     async def result(id: str) -> FileResponse:
         """The larger picture."""
         job = _done(jobs.get(id))
         return FileResponse(job.file, media_type=FORMATS[job.asked.format], filename=job.result_name)
 
-    @app.get("/api/jobs/{id}/picture", response_class=FileResponse)
+    @app.get("/api/jobs/{id}/picture", response_class=FileResponse, responses=_a("application/octet-stream"))
     async def picture(id: str) -> FileResponse:
         """The picture as it was sent."""
         job = jobs.get(id)
         return FileResponse(job.picture, media_type="application/octet-stream", filename=job.name)
 
-    @app.get("/api/jobs/{id}/preview.png", response_class=Response)
-    def preview(id: str, of: Annotated[str, Query(pattern="^(picture|result)$")] = "result") -> Response:
+    @app.get("/api/jobs/{id}/preview.png", response_class=Response, responses=_a("image/png"))
+    async def preview(id: str, of: Literal["picture", "result"] = "result") -> Response:
         """Picture or result as PNG of 8 bits, which every browser shows."""
         job = jobs.get(id)
-        return Response(_shown(job.picture if of == "picture" else _done(job).file), media_type="image/png")
+        file, name = (job.picture, job.name) if of == "picture" else (_done(job).file, job.result_name)
+        png = await to_thread.run_sync(_shown, file, name, computing, limiter=looking)
+        return Response(png, media_type="image/png")
 
     @app.delete("/api/jobs/{id}", status_code=204)
     async def delete(id: str) -> None:
         """Cancel a job that is not finished, and forget it with its files."""
         jobs.delete(jobs.get(id))
 
-    @app.post("/api/explain")
-    async def explain(form: Annotated[ExplainForm, Form(media_type="multipart/form-data")]) -> dict[str, Any]:
+    @app.post("/api/explain", response_model=Explained)
+    async def explain(
+        form: Annotated[ExplainForm, Form(media_type="multipart/form-data")], request: Request
+    ) -> dict[str, Any]:
         """What a pixel draws on. The picture is matched once and kept; later pixels take a fraction of a second."""
         given = [name for name in ("file", "job", "picture") if getattr(form, name) is not None]
         if len(given) != 1:
             raise Problem(400, f"expected one of file, job and picture, got {' and '.join(given) or 'none'}")
         folder = await kept(form.file) if form.file is not None else None
         try:
-            return await run_in_threadpool(_explained, form, jobs, explorer, folder)
+            return await looked(request, lambda cancelled: _explained(form, jobs, explorer, folder, cancelled))
         except Gone as gone:
             raise Problem(404, str(gone)) from gone
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    async def looked(request: Request, work: Callable[[threading.Event], Any]) -> Any:
+        """What is found in a thread, unless whoever asked hangs up."""
+        cancelled = threading.Event()
+        gone = asyncio.create_task(_hung_up(request))
+        gone.add_done_callback(lambda _: cancelled.set())
+        try:
+            return await to_thread.run_sync(work, cancelled, limiter=looking)
+        except Cancelled as error:
+            raise Problem(503, ENDS) from error
+        finally:
+            gone.cancel()
+
     app.mount("/", StaticFiles(directory=str(files("nlsr.serve") / "static"), html=True))
     return app
 
 
-EXAMPLE = details(422, "photo.jpg: expected a whole JPEG image, got damaged or truncated data")
+EVENT = 'event: job\ndata: {"id": "m5Zt0Y8kYw2Yw6J1cB3x", "state": "running", "progress": 0.5, "seconds_left": 1.2}\n\n'
+
+
+def _a(*media_types: str, example: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """What an operation answers with that is not JSON, for OpenAPI."""
+    shown = (
+        {"schema": {"type": "string", "format": "binary"}}
+        if example is None
+        else {"schema": {"type": "string"}, "example": example}
+    )
+    return {200: {"description": "Successful Response", "content": dict.fromkeys(media_types, shown)}}
 
 
 def safe_name(name: str | None) -> str:
@@ -304,7 +352,9 @@ def _models(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _explained(form: ExplainForm, jobs: Jobs, explorer: Explorer, folder: Path | None) -> dict[str, Any]:
+def _explained(
+    form: ExplainForm, jobs: Jobs, explorer: Explorer, folder: Path | None, cancelled: threading.Event
+) -> dict[str, Any]:
     if form.job is not None:
         job = jobs.get(form.job)
         id = explorer.add(job.picture, key=job.id)
@@ -313,10 +363,10 @@ def _explained(form: ExplainForm, jobs: Jobs, explorer: Explorer, folder: Path |
     else:
         id = form.picture or ""
     at = form.x, form.y
-    told = explorer.ask(id, at, model=form.model, affinity=form.affinity, count=form.count)
-    if form.attribution_steps:
-        told["attribution"] = explorer.attribution(id, at, model=form.model, steps=form.attribution_steps)
-    return told
+    told = explorer.ask(id, at, model=form.model, affinity=form.affinity, count=form.count, cancelled=cancelled)
+    steps = form.attribution_steps
+    attribution = explorer.attribution(id, at, model=form.model, steps=steps, cancelled=cancelled) if steps else None
+    return told | {"attribution": attribution}
 
 
 async def _finished(job: Job, events: Events, request: Request) -> None:
@@ -365,30 +415,67 @@ def _done(job: Job) -> Job:
     return job
 
 
-def _zip(chosen: list[Job], folder: Path) -> Path:
+class _Pieces(io.RawIOBase):
+    """What is written, to be taken piece by piece."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, part: Any) -> int:
+        self._written += part
+        return len(part)
+
+    def take(self) -> bytes:
+        piece = bytes(self._written)
+        self._written.clear()
+        return piece
+
+
+def _zip(chosen: list[Job]) -> Iterator[bytes]:
     """Results under different names in one file, which is not compressed: pictures are already."""
-    taken: dict[str, int] = {}
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".zip", delete=False) as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            for job in chosen:
-                number = taken[job.result_name] = taken.get(job.result_name, 0) + 1
-                stem, dot, ending = job.result_name.rpartition(".")
-                archive.write(job.file, f"{stem}_{number}{dot}{ending}" if number > 1 else job.result_name)
-        return Path(file.name)
+    pieces = _Pieces()
+    with zipfile.ZipFile(pieces, "w") as archive:
+        for job, name in zip(chosen, different([job.result_name for job in chosen]), strict=True):
+            entry = zipfile.ZipInfo.from_file(job.file, name)
+            with open(job.file, "rb") as source, archive.open(entry, "w") as target:
+                while part := source.read(PIECE):
+                    target.write(part)
+                    yield pieces.take()
+    yield pieces.take()
 
 
-def _shown(path: Path) -> bytes:
-    """A picture as the page shows it. Colours are those of its own profile."""
+def different(names: list[str]) -> list[str]:
+    """Names of files of which no two are equal, whatever their letters' case: a number goes before the ending."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        stem, dot, ending = name.rpartition(".")
+        number = 1
+        while (free := name if number == 1 else f"{stem}_{number}{dot}{ending}").lower() in taken:
+            number += 1
+        taken.add(free.lower())
+        found.append(free)
+    return found
+
+
+def _shown(path: Path, name: str, computing: Computing) -> bytes:
+    """A picture as the page shows it. Colours are those of its own profile. Raises: ImageError."""
     from nlsr.images import read, write
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        picture = read(path)
+    with computing.showing, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            picture = read(path, max_pixels=computing.settings.max_pixels)
+        except ImageError as error:
+            raise ImageError(readable(error, {path: name})) from error
         shown = Path(folder, "shown.png")
         write(shown, replace(picture, depth=8, exif=None, xmp=None, iptc=None, text=()))
         return shown.read_bytes()
 
 
-async def _clean_up(jobs: Jobs) -> None:
+async def _clean_up(jobs: Jobs, *, every: float) -> None:
     while True:
-        await asyncio.sleep(CLEAN_UP)
+        await asyncio.sleep(every)
         await run_in_threadpool(jobs.forget_old)

@@ -4,9 +4,10 @@ Knows nothing of HTTP and of queues. torch is imported when something is compute
 """
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from nlsr.serve.asked import Asked
 from nlsr.serve.settings import Settings
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nlsr.images import Header
     from nlsr.networks import Network
     from nlsr.upscale import Plan, Upscaler
@@ -25,6 +28,12 @@ KEPT = 8
 """Upscalers, and networks to explain, that stay in memory with their weights."""
 PROBE_SIDE = 64
 """Side of the picture on which the speed of a model is measured before it has done any work."""
+MANY = 100
+"""Pictures that a server is expected to upscale, where an engine is chosen by what it takes to begin."""
+PULSE = 0.2
+"""Least seconds between two reports of progress within a tile."""
+ALMOST = 0.99
+"""The part of a tile that is done at most before it is done."""
 
 
 class Cancelled(NlsrError):
@@ -50,17 +59,56 @@ class Computing:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.closing = threading.Event()
+        """When it is set, what is computed ends soon."""
+        self.showing = threading.Lock()
+        """Held while a picture is decoded only to be looked at: one at a time, whatever is computed meanwhile."""
         self._one_at_a_time = threading.Lock()
         self._upscalers: OrderedDict[str, Upscaler] = OrderedDict()
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._seconds: dict[tuple[Any, ...], float] = {}
+        self._rhythms: dict[tuple[Any, ...], list[float]] = {}
         self._guard = threading.Lock()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Inside, nothing else is computed."""
-        with self._one_at_a_time:
+    def turn(
+        self,
+        modules: "Iterable[nn.Module]",
+        cancelled: threading.Event,
+        pulse: Callable[[], object] = lambda: None,
+        *,
+        wait: bool = True,
+    ) -> Iterator[None]:
+        """Inside, nothing else is computed.
+
+        Args:
+            modules: the networks that will run; before each of their layers, which may take seconds, it is looked
+                whether anybody still waits.
+            cancelled: when it is set, nobody does.
+            pulse: called before each layer.
+            wait: until nothing else is computed; otherwise that counts as cancelled.
+        Raises: Cancelled.
+        """
+
+        def look(*_: Any) -> None:
+            if cancelled.is_set() or self.closing.is_set():
+                raise Cancelled("cancelled")
+
+        def before_layer(*_: Any) -> None:
+            look()
+            pulse()
+
+        if not self._one_at_a_time.acquire(blocking=wait):
+            raise Cancelled("something else is computed")
+        hooks = []
+        try:
+            look()
+            hooks += [layer.register_forward_pre_hook(before_layer) for each in modules for layer in each.modules()]
             yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._one_at_a_time.release()
 
     @property
     def budget(self) -> int:
@@ -80,7 +128,14 @@ class Computing:
         return self._kept(
             self._upscalers,
             f"{model} {arguments}",
-            lambda: Upscaler(model, memory=self.budget, device=self.settings.device, **arguments),
+            lambda: Upscaler(
+                model,
+                memory=self.budget,
+                device=self.settings.device,
+                engine=self.settings.engine,
+                pictures=MANY,
+                **arguments,
+            ),
         )
 
     def network(self, model: str, scale: int | None = None) -> "Network":
@@ -119,20 +174,10 @@ class Computing:
 
     def estimate(self, asked: Asked, header: "Header") -> Estimate:
         """Raises: as a command does for what cannot be done, before anything is computed."""
-        from nlsr.images import format_named, holds_alpha
         from nlsr.upscale.batch import colour
 
         colour(asked.background)
-        upscaler = self.upscaler(asked)
-        format = format_named(asked.format)
-        plan = upscaler.plan_file(
-            header.height,
-            header.width,
-            format=format,
-            depth=header.depth,
-            alpha=header.alpha and holds_alpha(format),
-            reading=header.reading,
-        )
+        plan = self._plan(asked, header)
         self._check_result(plan)
         size = plan.new_width, plan.new_height
         return Estimate(
@@ -147,20 +192,13 @@ class Computing:
         Args:
             cancelled: when it is set, the computation ends soon.
             report: called with the part that is done, 0 to 1.
-        Raises: Cancelled. Other errors are in what is given back.
+        Raises: Cancelled, and what `header` raises. Other errors are in what is given back.
         """
         from nlsr.upscale.batch import Saving, Task, colour, run
 
         upscaler = self.upscaler(asked)
-
-        def check(*_: Any) -> None:
-            if cancelled.is_set():
-                raise Cancelled("cancelled")
-
-        def reported(done: int, tiles: int) -> None:
-            check()
-            report(done / tiles)
-
+        plan = self._plan(asked, self.header(source))
+        progress = _Progress(plan.num_tiles, self._rhythms.get(_speed_key(asked, plan)), report)
         saving = Saving(
             format=asked.format,
             quality=asked.quality,
@@ -169,14 +207,27 @@ class Computing:
             background=colour(asked.background),
             max_pixels=self.settings.max_pixels,
         )
-        with self.turn(), _before_every_layer(upscaler, check):
-            check()
-            (done,) = run(upscaler, [Task(source, target)], saving, report=reported)
+        with self.turn(_networks(upscaler, plan), cancelled, progress.layer):
+            progress.begin()
+            (done,) = run(upscaler, [Task(source, target)], saving, report=progress.tile)
         if isinstance(done.error, Cancelled):
             raise done.error
         if done.outcome is not None:
-            self._learn(asked, done.outcome.plan, done.outcome.seconds)
+            self._learn(asked, done.outcome.plan, done.outcome.seconds, progress.rhythm)
         return done
+
+    def _plan(self, asked: Asked, header: "Header") -> "Plan":
+        from nlsr.images import format_named, holds_alpha
+
+        format = format_named(asked.format)
+        return self.upscaler(asked).plan_file(
+            header.height,
+            header.width,
+            format=format,
+            depth=header.depth,
+            alpha=header.alpha and holds_alpha(format),
+            reading=header.reading,
+        )
 
     def _check_result(self, plan: "Plan") -> None:
         pixels, limit = plan.new_width * plan.new_height, self.settings.max_result_pixels
@@ -201,19 +252,21 @@ class Computing:
 
         from nlsr.images import Picture
 
-        if not self._one_at_a_time.acquire(blocking=False):
-            return
-        try:
-            scaled = {"width": None, "height": None, "fit": None, "scale": float(max(plan.scales))}
-            upscaler = self.upscaler(asked.model_copy(update=scaled | {"tile": "none"}))
-            picture = Picture(torch.full((1, 3, PROBE_SIDE, PROBE_SIDE), 0.5))
+        scaled = {"width": None, "height": None, "fit": None, "scale": float(max(plan.scales))}
+        upscaler = self.upscaler(asked.model_copy(update=scaled | {"tile": "none"}))
+        picture = Picture(torch.full((1, 3, PROBE_SIDE, PROBE_SIDE), 0.5))
+        progress = _Progress(1, None, lambda part: None)
+        with suppress(Cancelled), self.turn(_networks(upscaler, plan), threading.Event(), progress.layer, wait=False):
             upscaler.upscale(picture)  # the first is slower
-            self._learn(asked, plan, upscaler.upscale(picture).seconds * plan.height * plan.width / PROBE_SIDE**2)
-        finally:
-            self._one_at_a_time.release()
+            progress.begin()
+            seconds = upscaler.upscale(picture, report=progress.tile).seconds
+            self._learn(asked, plan, seconds * plan.height * plan.width / PROBE_SIDE**2, progress.rhythm)
 
-    def _learn(self, asked: Asked, plan: "Plan", seconds: float) -> None:
-        self._seconds[_speed_key(asked, plan)] = seconds / (plan.height * plan.width)
+    def _learn(self, asked: Asked, plan: "Plan", seconds: float, rhythm: list[float] | None) -> None:
+        key = _speed_key(asked, plan)
+        self._seconds[key] = seconds / (plan.height * plan.width)
+        if rhythm:
+            self._rhythms[key] = rhythm
 
     def _kept(self, shelf: "OrderedDict[str, Any]", key: str, make: Callable[[], Any]) -> Any:
         with self._guard:
@@ -235,21 +288,47 @@ def _speed_key(asked: Asked, plan: "Plan") -> tuple[Any, ...]:
     return asked.model, plan.scales, plan.precision, asked.ensemble
 
 
-@contextmanager
-def _before_every_layer(upscaler: "Upscaler", check: Callable[..., None]) -> Iterator[None]:
-    """A tile takes seconds, so the layers of the networks are asked to check too."""
-    layers = [
-        layer
-        for scale in upscaler.models.scales
-        for network in upscaler.models.cascade(scale).networks
-        for layer in network.modules()
-    ]
-    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _networks(upscaler: "Upscaler", plan: "Plan") -> list[Any]:
+    """The networks that a plan runs, each once."""
+    return list({id(network): network for step in plan.scales for network in [upscaler.models.network(step)]}.values())
+
+
+class _Progress:
+    """The part that is done: whole tiles, and within a tile the layers that ran, weighed by the time that they took in
+    the tile before, or when the speed of the model was measured."""
+
+    def __init__(self, tiles: int, rhythm: list[float] | None, report: Callable[[float], object]) -> None:
+        """
+        Args:
+            rhythm: of each layer, in the order they run, the part of a tile's time before it; None if not known.
+        """
+        self.rhythm = rhythm
+        self._done, self._tiles, self._report = 0, tiles, report
+        self.begin()
+
+    def begin(self) -> None:
+        """A tile begins."""
+        self._began = self._told = time.monotonic()
+        self._layers: list[float] = []
+
+    def layer(self) -> None:
+        """A layer begins."""
+        now = time.monotonic()
+        self._layers.append(now - self._began)
+        if self.rhythm and now - self._told >= PULSE:
+            self._told = now
+            place = len(self._layers) - 1
+            within = self.rhythm[place] if place < len(self.rhythm) else ALMOST
+            self._report((self._done + min(within, ALMOST)) / self._tiles)
+
+    def tile(self, done: int, tiles: int) -> None:
+        """A tile is done, of so many."""
+        took = time.monotonic() - self._began
+        if self._layers and took > 0:
+            self.rhythm = [began / took for began in self._layers]
+        self._done, self._tiles = done, tiles
+        self._report(done / tiles)
+        self.begin()
 
 
 def readable(error: Exception, names: dict[Path, str]) -> str:

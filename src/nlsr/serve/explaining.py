@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 KEPT_PICTURES, KEPT_MATCHES = 4, 6
 """Pictures, and affinities on them, that stay in memory."""
+SHARE = 8
+"""The pictures but for the last take at most this part of the memory budget."""
 
 
 class Gone(NlsrError):
@@ -55,25 +57,33 @@ class Explorer:
         with self._lock:
             if key in self._pictures:
                 return key
-        pixels = filled(read(file, max_pixels=self._computing.settings.max_pixels))
+        with self._computing.showing:
+            pixels = filled(read(file, max_pixels=self._computing.settings.max_pixels))
         pixels = pixels.to(self._computing.settings.device)
         id = key or secrets.token_urlsafe(12)
         with self._lock:
             self._pictures[id] = pixels
-            while len(self._pictures) > KEPT_PICTURES:
+            while len(self._pictures) > 1 and (
+                len(self._pictures) > KEPT_PICTURES or self._held() > self._computing.budget // SHARE
+            ):
                 forgotten, _ = self._pictures.popitem(last=False)
                 for match in [match for match in self._matches if match[0] == forgotten]:
                     del self._matches[match]
         return id
 
-    def ask(self, id: str, at: tuple[int, int], *, model: str, affinity: int, count: int) -> dict[str, Any]:
+    def ask(
+        self, id: str, at: tuple[int, int], *, model: str, affinity: int, count: int, cancelled: threading.Event
+    ) -> dict[str, Any]:
         """What a pixel draws on, as JSON values; maps are grey PNG in base64.
 
-        Raises: Gone for an unknown picture; UsageError, CheckpointError and ShapeError as `nlsr.explain.explain`.
+        Args:
+            cancelled: when it is set, nobody waits for the answer.
+        Raises: Gone for an unknown picture; Cancelled; UsageError, CheckpointError and ShapeError as
+            `nlsr.explain.explain`.
         """
         begun = time.monotonic()
         pixels = self._picture(id)
-        match, network_scale = self._match(id, pixels, at, model=model, affinity=affinity)
+        match, network_scale = self._match(id, pixels, at, model=model, affinity=affinity, cancelled=cancelled)
         told: dict[str, Any] = {
             "picture": id,
             "width": pixels.shape[3],
@@ -112,15 +122,15 @@ class Explorer:
         told["milliseconds"] = round(1000 * (time.monotonic() - begun))
         return told
 
-    def attribution(self, id: str, at: tuple[int, int], *, model: str, steps: int) -> dict[str, Any]:
+    def attribution(
+        self, id: str, at: tuple[int, int], *, model: str, steps: int, cancelled: threading.Event
+    ) -> dict[str, Any]:
         """The local attribution map around a pixel, as JSON values. Raises: as `ask`."""
         from nlsr.explain import explain
 
-        pixels = self._picture(id)
-        with self._computing.turn():
-            found = explain(
-                self._computing.network(model), pixels, at, steps=steps, region=16, memory=self._computing.budget
-            )
+        pixels, network = self._picture(id), self._computing.network(model)
+        with self._computing.turn([network], cancelled):
+            found = explain(network, pixels, at, steps=steps, region=16, memory=self._computing.budget)
         map, index = found.attribution.map, found.attribution.diffusion_index
         return {
             "region": _edges(found.attribution_region),
@@ -128,6 +138,10 @@ class Explorer:
             "diffusion_index": None if index != index else index,
             "steps": steps,
         }
+
+    def _held(self) -> int:
+        """Bytes of all pictures."""
+        return sum(pixels.nbytes for pixels in self._pictures.values())
 
     def _picture(self, id: str) -> "Tensor":
         with self._lock:
@@ -137,7 +151,14 @@ class Explorer:
             return self._pictures[id]
 
     def _match(
-        self, id: str, pixels: "Tensor", at: tuple[int, int], *, model: str, affinity: int
+        self,
+        id: str,
+        pixels: "Tensor",
+        at: tuple[int, int],
+        *,
+        model: str,
+        affinity: int,
+        cancelled: threading.Event,
     ) -> tuple[_Match, int]:
         """What was matched before around this pixel, or now."""
         from nlsr.explain import Matched, matched_region
@@ -148,7 +169,7 @@ class Explorer:
         with self._lock:
             known = next((match for match in self._matches.get(key, []) if _serves(match.region, at, pixels)), None)
         if known is None:
-            with self._computing.turn():
+            with self._computing.turn([network], cancelled):
                 known = _Match(region, Matched.of(network, region.of(pixels), index=affinity))
             with self._lock:
                 self._matches[key] = [known]  # of a large picture one part at a time

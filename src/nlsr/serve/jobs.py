@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from nlsr.serve.answers import State
 from nlsr.serve.asked import Asked
 from nlsr.serve.computing import Cancelled, Computing, Estimate, readable
 from nlsr.serve.problems import Problem, details, status_of, told
 from nlsr.serve.settings import Settings
 from nlsr.serve.store import Store
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
 ACTIVE = ("waiting", "running")
 KILLED = "the server was ended while this was computed; send it again, with less if memory ran out"
 PICTURE, RESULT = "picture", "result"
@@ -116,7 +116,9 @@ class Jobs:
         """Abandon what is computed and what waits, and wait until the thread has ended; how many were abandoned."""
         with self._lock:
             self._closing = True
-            active = [job for job in self._jobs.values() if job.state in ACTIVE]
+            self.computing.closing.set()
+            # What is cancelled and not forgotten ended because the server does.
+            active = [job for job in self._jobs.values() if job.state in (*ACTIVE, "cancelled")]
             for job in active:
                 job.cancelled.set()
             self._lock.notify_all()
@@ -170,8 +172,7 @@ class Jobs:
             self._jobs.pop(job.id, None)
             job.cancelled.set()
             running = job.state == "running"
-            if job.state in ACTIVE:
-                job.state, job.finished = "cancelled", time.time()
+            job.state, job.finished = "cancelled" if job.state in ACTIVE else "deleted", time.time()
         if not running:
             shutil.rmtree(job.folder, ignore_errors=True)
         self.changed(job)
@@ -179,7 +180,9 @@ class Jobs:
     def forget_old(self) -> None:
         """Delete what was finished too long ago."""
         before = time.time() - self.settings.keep
-        for job in self.all():
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
             if job.finished is not None and job.finished < before:
                 self.delete(job)
 
@@ -221,6 +224,8 @@ class Jobs:
             self._compute(job)
             with self._lock:
                 forgotten = job.id not in self._jobs
+                if forgotten:
+                    job.state = "cancelled"  # in the last moment
                 job.finished = time.time()
             if forgotten:
                 shutil.rmtree(job.folder, ignore_errors=True)

@@ -55,7 +55,12 @@ def told(error: BaseException) -> str:
     return " ".join(str(error.detail if isinstance(error, HTTPException) else error).split())
 
 
-async def answer(_: Request, error: Exception) -> JSONResponse:
+async def handle(_: Request, error: Exception) -> JSONResponse:
+    """`answer`, as a handler of errors."""
+    return answer(error)
+
+
+def answer(error: Exception) -> JSONResponse:
     """What is answered for an error of any kind."""
     if isinstance(error, RequestValidationError):
         return response(422, "; ".join(_invalid(each) for each in error.errors()))

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import tempfile
 import webbrowser
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from nlsr.serve.settings import Settings
 
 GRACE = 3
 """Seconds that open connections have when the server ends."""
+MOST_CONNECTIONS = 500
+"""Beyond these, requests are answered with status 503."""
 
 
 def run(settings: Settings, *, host: str, port: int, open_page: bool, say: Callable[[str], object]) -> None:
@@ -29,6 +32,7 @@ def run(settings: Settings, *, host: str, port: int, open_page: bool, say: Calla
         app = create_app(settings)
     except OSError as error:
         raise NlsrError(f"no private folder can be made ({error}); set NLSR_CACHE to a folder that can be") from error
+    tempfile.tempdir = str(app.state.folder)  # where large uploads lie until they are whole
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
     if settings.token is not None:
@@ -51,7 +55,14 @@ class _Server(uvicorn.Server):
     def __init__(self, app: Any, started: Callable[[], object]) -> None:
         super().__init__(
             uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
+                app,
+                http="h11",  # which limits the size of headers
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_graceful_shutdown=GRACE,
             )
         )
         self._app, self._started = app, started
@@ -62,7 +73,7 @@ class _Server(uvicorn.Server):
             self._started()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self._app.state.events.stop()
+        self._app.state.stop()
         super().handle_exit(sig, frame)
 
 

@@ -5,15 +5,18 @@ not a name of this server (a rebound DNS name), and no answer permits reading fr
 """
 
 import hmac
+import re
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from nlsr.serve.problems import Problem, response
+from nlsr.serve.problems import Problem, answer, response
 from nlsr.serve.settings import MIB, Settings
 
+SMALL = 2**16
+"""Bytes of a request that is no form."""
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -35,8 +38,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_guarded(message: Any) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 if scope["path"].startswith("/api/"):
                     added.append((b"cache-control", b"no-store"))
@@ -48,7 +55,13 @@ class Guard:
         except Problem as problem:
             await response(problem.status_code, problem.detail, problem.headers)(scope, receive, send_guarded)
             return
-        await self.app(scope, self._limited(receive), send_guarded)
+        limit = self._limit(scope)
+        try:
+            await self.app(scope, self._limited(receive, limit), send_guarded)
+        except Exception as error:  # a mistake, of which the terminal is told by whoever called
+            if not begun:
+                await answer(error)(scope, receive, send_guarded)
+            raise
 
     def _check(self, scope: Any) -> None:
         """Raises: Problem for a request that is not to be answered."""
@@ -73,10 +86,19 @@ class Guard:
                     {"www-authenticate": "Bearer"},
                 )
         length = headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length) > self.settings.max_upload:
-            raise too_large(self.settings)
+        limit = self._limit(scope)
+        if re.fullmatch("[0-9]{1,18}", length) is None or int(length) > limit:
+            raise too_large(limit)
 
-    def _limited(self, receive: Any) -> Any:
+    def _limit(self, scope: Any) -> int:
+        """Bytes of a request: only forms hold files."""
+        form = any(
+            name.lower() == b"content-type" and value.lower().startswith(b"multipart/form-data")
+            for name, value in scope["headers"]
+        )
+        return self.settings.max_upload if form else min(SMALL, self.settings.max_upload)
+
+    def _limited(self, receive: Any, limit: int) -> Any:
         """What arrives, up to the limit: a body that says no length is counted."""
         received = 0
 
@@ -84,8 +106,8 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.settings.max_upload:
-                raise too_large(self.settings)
+            if received > limit:
+                raise too_large(limit)
             return message
 
         return limited
@@ -106,6 +128,6 @@ def is_ours(host: str, settings: Settings) -> bool:
     return settings.token is not None
 
 
-def too_large(settings: Settings) -> Problem:
-    limit = settings.max_upload / MIB
-    return Problem(413, f"expected a request of at most {limit:.4g} MiB; send a smaller file, or see --max-upload")
+def too_large(limit: int) -> Problem:
+    shown = f"{limit / MIB:.4g} MiB" if limit >= MIB else f"{limit // 1024} KiB"
+    return Problem(413, f"expected a request of at most {shown}; send a smaller file, or see --max-upload")

@@ -12,7 +12,7 @@ class Settings:
 
     Args:
         memory: budget of a computation in bytes; None is a quarter of the machine's.
-        device: where networks run.
+        device: where networks run. engine: what computes, as `Upscaler` takes it.
         models: weight files that clients may use beside those inside the package and the downloaded ones: name -> file.
         max_upload: bytes of a request. max_pixels: of a picture. max_result_pixels: of a result.
         max_waiting: jobs that are not finished. max_jobs_per_client: jobs of one address, finished ones included.
@@ -24,6 +24,7 @@ class Settings:
 
     memory: int | None = None
     device: str = "cpu"
+    engine: str = "torch"
     models: dict[str, Path] = field(default_factory=dict)
     max_upload: int = 128 * MIB
     max_pixels: int = 50_000_000

@@ -19,6 +19,7 @@ export async function ask(path, options = {}) {
   }
   if (!response.ok) {
     const problem = await response.json().catch(() => ({}));
+    if (response.status === 401) problem.detail = "Open the address that the server printed, with its token.";
     throw Object.assign(new Error(problem.detail ?? response.statusText), { status: response.status });
   }
   return response;
@@ -38,9 +39,10 @@ export function form(values) {
   return data;
 }
 
-// Calls `tell` with each job that changes, and `again` when the server is there (once more). Never ends.
+// Calls `tell` with each job that changes, `again` when the server is there (once more), and `away` with the error when
+// it is not. Never ends.
 // EventSource cannot send a token, so the stream is read here.
-export async function watch(tell, again) {
+export async function watch(tell, again, away) {
   for (;;) {
     try {
       const response = await ask("/api/events");
@@ -56,19 +58,25 @@ export async function watch(tell, again) {
           if (data) tell(JSON.parse(data.slice(6)));
         }
       }
-    } catch {
-      // The server is away; the page goes on when it is back.
+    } catch (error) {
+      away(error);
     }
     await new Promise((resolve) => setTimeout(resolve, 2000));
   }
 }
 
-// Saves what a path answers with, under the name that the server gives.
+// Saves what a path answers with, under the name that the server gives. What needs no token goes straight to the disk.
 export async function download(path) {
+  const link = document.createElement("a");
+  link.download = "";
+  if (!token) {
+    link.href = path;
+    link.click();
+    return;
+  }
   const response = await ask(path);
   const said = response.headers.get("content-disposition") ?? "";
   const name = /filename\*=utf-8''([^;]+)/i.exec(said)?.[1] ?? /filename="([^"]+)"/.exec(said)?.[1] ?? "result";
-  const link = document.createElement("a");
   link.href = URL.createObjectURL(await response.blob());
   link.download = decodeURIComponent(name);
   link.click();

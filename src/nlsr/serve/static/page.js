@@ -1,18 +1,22 @@
 // The page: pictures that are chosen, the queue, and what is looked at. Ways to look are in viewer.js and explorer.js.
 
 import { ask, askJson, download, form, send, watch } from "./api.js";
-import { bitmap, Explorer } from "./explorer.js";
+import { Explorer } from "./explorer.js";
 import { Viewer } from "./viewer.js";
 
 const find = (id) => document.getElementById(id);
 const options = find("options");
 const viewer = new Viewer(find("canvas"));
-const explorer = new Explorer(viewer, { pixel: find("pixel"), told: find("told"), sources: find("sources") });
-const staged = []; // { file, image }: chosen, not yet sent
-const jobs = new Map(); // id -> job, as the server tells it
+const explorer = new Explorer(viewer, {
+  pixel: find("pixel"), told: find("told"), sources: find("sources"), follow: find("follow"),
+});
+const staged = []; // { file, width, height, problem }: chosen, not yet sent; no size if the browser cannot decode it
+const jobs = new Map(); // id -> job, as the server tells it, and when it told
+const PREVIEW = 192; // longest side of what is previewed, in pixels of the picture
 let shown = null; // { job } or { file }: what is looked at
+let previewing = null; // what stops the preview that is computed
 let blinking = 0;
-const PREVIEW = 128; // side of what is previewed, in pixels of the picture
+let counting = null; // counts down what is left of a job
 
 const fail = (error) => { find("message").textContent = error?.message ?? ""; };
 const trying = (work) => async (...args) => {
@@ -55,24 +59,40 @@ async function fillOptions() {
 // ---- pictures that are chosen
 
 const choose = trying(async (files) => {
-  for (const file of files) staged.push({ file, image: await createImageBitmap(file).catch(() => null) });
+  if (!files.length) return;
+  for (const file of files) {
+    const image = await createImageBitmap(file).catch(() => null);
+    staged.push({ file, width: image?.width, height: image?.height });
+    image?.close();
+  }
   showStaged();
-  if (staged.length) await look({ file: staged.at(-1).file });
+  await look({ file: files.at(-1) });
 });
 
 function showStaged() {
-  find("staged").replaceChildren(...staged.map((picture, index) => {
+  find("staged").replaceChildren(...staged.map((picture) => {
     const item = document.createElement("li");
     const name = Object.assign(document.createElement("button"), { className: "show", textContent: picture.file.name });
     name.addEventListener("click", trying(() => look({ file: picture.file })));
     const remove = Object.assign(document.createElement("button"), { textContent: "Remove" });
     remove.setAttribute("aria-label", `Remove ${picture.file.name}`);
-    remove.addEventListener("click", () => { staged.splice(index, 1); showStaged(); });
+    remove.addEventListener("click", trying(() => unstage(picture)));
     item.append(name, remove);
+    if (picture.problem) {
+      item.className = "failed";
+      item.append(Object.assign(document.createElement("p"), { className: "state", textContent: picture.problem }));
+    }
     return item;
   }));
   find("enlarge").disabled = staged.length === 0;
   estimate();
+}
+
+async function unstage(picture) {
+  staged.splice(staged.indexOf(picture), 1);
+  showStaged();
+  find("files").focus(); // what had it is gone
+  if (shown?.file === picture.file) await look(null);
 }
 
 const duration = (seconds) => seconds < 60 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`;
@@ -80,13 +100,19 @@ const duration = (seconds) => seconds < 60 ? `${Math.ceil(seconds)} s` : `${Math
 async function estimate() {
   const line = find("estimate");
   const mine = (estimate.last = {});
-  const known = staged.filter((picture) => picture.image);
+  const known = staged.filter((picture) => picture.width);
   if (!known.length) { line.textContent = staged.length ? "The server will say how large it becomes." : ""; return; }
   line.textContent = "Estimating …";
   try {
+    const bySize = new Map(); // many pictures of a camera have one size
     const all = [];
-    for (const { image } of known) {
-      all.push(await send("/api/estimate", { ...askedJson(), picture_width: image.width, picture_height: image.height }));
+    for (const { width, height } of known) {
+      const size = `${width}×${height}`;
+      if (!bySize.has(size)) {
+        bySize.set(size, await send("/api/estimate", { ...askedJson(), picture_width: width, picture_height: height }));
+        if (mine !== estimate.last) return;
+      }
+      all.push(bySize.get(size));
     }
     if (mine !== estimate.last) return;
     const seconds = all.map((each) => each.seconds);
@@ -100,16 +126,23 @@ async function estimate() {
   }
 }
 
+// What is refused stays, with the reason; the others are sent.
 const enlarge = trying(async () => {
   find("enlarge").disabled = true;
   try {
-    while (staged.length) {
-      const { file } = staged[0];
-      const job = await askJson("/api/jobs", { method: "POST", body: form({ ...asked(), file }) });
-      staged.shift();
-      jobs.set(job.id, { ...job, ...jobs.get(job.id) });
-      showJobs();
-      if (shown?.file === file) await look({ job: job.id });
+    for (const picture of [...staged]) {
+      const { file } = picture;
+      try {
+        const job = await askJson("/api/jobs", { method: "POST", body: form({ ...asked(), file }) });
+        staged.splice(staged.indexOf(picture), 1);
+        if (!jobs.has(job.id)) keep(job); // its events may have come first
+        showJobs();
+        if (shown?.file === file) await look({ job: job.id });
+      } catch (error) {
+        if (![400, 413, 422].includes(error.status)) throw error;
+        picture.problem = error.message;
+        find("said").textContent = error.message;
+      }
     }
   } finally {
     showStaged();
@@ -118,17 +151,33 @@ const enlarge = trying(async () => {
 
 // ---- the queue
 
+function keep(job) {
+  jobs.set(job.id, { ...job, at: performance.now() });
+}
+
 function told(job) {
   const before = jobs.get(job.id);
-  if (job.state === "cancelled") jobs.delete(job.id);
-  else jobs.set(job.id, job);
+  if (["cancelled", "deleted"].includes(job.state)) {
+    jobs.delete(job.id);
+    showJobs();
+    if (shown?.job === job.id) trying(look)(null); // by another page, or because of its age
+    return;
+  }
+  keep(job);
   showJobs();
+  if (before?.state !== job.state && ["done", "failed"].includes(job.state)) {
+    find("said").textContent = `${job.name}: ${job.state}`;
+  }
   if (shown?.job === job.id && job.state === "done" && before?.state !== "done") trying(look)({ job: job.id });
 }
 
 function words(job) {
-  const left = job.seconds_left === null ? "" : `, ${duration(job.seconds_left)} left`;
-  if (job.state === "running") return `${Math.round(100 * job.progress)} %${left}`;
+  if (job.state === "running") {
+    if (job.progress === 1) return "saving";
+    const passed = (performance.now() - job.at) / 1000;
+    const left = job.seconds_left === null ? "" : `, ${duration(Math.max(1, job.seconds_left - passed))} left`;
+    return `${Math.floor(100 * job.progress)} %${left}`;
+  }
   if (job.state === "waiting") return "waiting";
   if (job.state === "failed") return job.problem.detail;
   return `${job.result.width}×${job.result.height} in ${duration(job.result.seconds)}${job.result.notes.map((note) => `; ${note}`).join("")}`;
@@ -144,12 +193,16 @@ function showJobs() {
     if (item.querySelector(".state").textContent !== said) item.querySelector(".state").textContent = said;
     const progress = item.querySelector("progress");
     progress.hidden = !["waiting", "running"].includes(job.state);
-    progress.value = job.progress;
+    if (job.state === "running" && job.progress === 0) progress.removeAttribute("value"); // it moves, nobody knows how far
+    else progress.value = job.progress;
     item.querySelector(".download").hidden = job.state !== "done";
-    item.querySelector(".remove").textContent = progress.hidden ? "Remove" : "Cancel";
+    const remove = item.querySelector(".remove");
+    remove.textContent = progress.hidden ? "Remove" : "Cancel";
+    remove.setAttribute("aria-label", `${remove.textContent} ${job.name}`);
   }
   const all = [...jobs.values()];
   find("empty").hidden = all.length > 0;
+  counting ??= all.some((job) => job.state === "running") ? setTimeout(() => { counting = null; showJobs(); }, 1000) : null;
   find("download-all").disabled = !all.some((job) => job.state === "done");
   find("clear").disabled = !all.some((job) => ["done", "failed"].includes(job.state));
 }
@@ -162,7 +215,11 @@ function addItem(list, job) {
   item.querySelector("progress").setAttribute("aria-label", `Progress of ${job.name}`);
   show.addEventListener("click", trying(() => look({ job: job.id })));
   save.addEventListener("click", trying(() => download(`/api/jobs/${job.id}/result`)));
-  remove.addEventListener("click", trying(() => forget([job.id])));
+  save.setAttribute("aria-label", `Download ${job.name}`);
+  remove.addEventListener("click", trying(async () => {
+    await forget([job.id]);
+    find("files").focus(); // what had it is gone
+  }));
   list.append(item);
   return item;
 }
@@ -173,53 +230,86 @@ async function forget(ids) {
     jobs.delete(id);
   }
   showJobs();
+  if (shown?.job && !jobs.has(shown.job)) await look(null);
 }
 
 // ---- what is looked at
 
+// Shows { job } or { file }; null clears the view.
 async function look(source) {
   shown = source;
+  previewing?.abort();
   showJobs();
-  const mine = shown;
-  let picture, result = null, caption;
-  if (source.file) {
-    picture = staged.find((each) => each.file === source.file)?.image;
-    caption = picture ? `${source.file.name}, ${picture.width}×${picture.height}, not yet enlarged`
+  let picture = null, result = null, caption = "Choose a picture, or one of the queue.";
+  if (source?.file) {
+    picture = await createImageBitmap(source.file).catch(() => null);
+    caption = picture ? `${source.file.name}, ${size(picture)}, not yet enlarged`
       : `${source.file.name}: your browser cannot show this format; the server may read it`;
-  } else {
+  } else if (source) {
     const job = jobs.get(source.job);
     const path = `/api/jobs/${job.id}`;
     picture = await bitmap(`${path}/picture`, `${path}/preview.png?of=picture`);
-    if (job.state === "done") result = await bitmap(`${path}/result`, `${path}/preview.png`);
-    caption = `${job.name}, ${picture.width}×${picture.height}${result ? ` beside ${result.width}×${result.height}` : ""}`;
+    if (job.state === "done") result = await bitmap(`${path}/result`, `${path}/preview.png`).catch(fail);
+    caption = `${job.name}, ${size(picture)}${result ? ` beside ${size(result)}` : ""}`;
   }
-  if (mine !== shown) return;
+  if (source !== shown) return;
   find("caption").textContent = caption;
   find("canvas").setAttribute("aria-label", caption);
   find("preview").hidden = !picture || Boolean(result);
-  explorer.open(source);
-  if (picture) viewer.show(picture, result);
+  viewer.show(picture, result);
+  if (!source?.job || explorer.source?.job !== source.job) explorer.open(picture && source);
 }
 
+const size = (image) => `${image.width}×${image.height}`;
+
+// A picture as the browser shows it, or if it cannot, as the server translates it.
+async function bitmap(path, translated) {
+  try {
+    return await createImageBitmap(await (await ask(path)).blob());
+  } catch (error) {
+    if (error.status) throw error;
+    return createImageBitmap(await (await ask(translated)).blob());
+  }
+}
+
+// Enlarges what is in view; a second call stops the first.
 const preview = trying(async () => {
+  if (previewing) { previewing.abort(); return; }
   const { picture } = viewer;
-  const side = [Math.min(PREVIEW, picture.width), Math.min(PREVIEW, picture.height)];
-  const [left, top] = viewer.centre.map((centre, axis) =>
-    Math.round(Math.min(Math.max(centre - side[axis] / 2, 0), [picture.width, picture.height][axis] - side[axis])));
-  const canvas = new OffscreenCanvas(...side);
-  canvas.getContext("2d").drawImage(picture, -left, -top);
-  find("caption").textContent = "Previewing …";
-  const values = { model: options.model.value, file: await canvas.convertToBlob() };
-  const response = await ask("/api/upscale", { method: "POST", body: form(values) });
-  const image = await createImageBitmap(await response.blob());
-  if (viewer.picture !== picture) return;
-  viewer.patch = { image, left, top, width: side[0], height: side[1] };
-  find("caption").textContent = `The framed ${side.join("×")} pixels as they will be`;
-  viewer.draw();
+  const part = viewer.visible(PREVIEW);
+  const canvas = new OffscreenCanvas(part.width, part.height);
+  canvas.getContext("2d").drawImage(picture, -part.left, -part.top);
+  previewing = new AbortController();
+  const { signal } = previewing;
+  find("preview").textContent = "Stop the preview";
+  const before = find("caption").textContent;
+  find("caption").textContent = "Computing the preview …";
+  try {
+    const { model, ensemble } = asked();
+    const file = await canvas.convertToBlob();
+    const body = form({ model, ensemble, scale: await previewScale(picture), file });
+    const image = await createImageBitmap(await (await ask("/api/upscale", { method: "POST", body, signal })).blob());
+    if (viewer.picture !== picture) return;
+    viewer.preview({ image, ...part });
+    find("caption").textContent = `The framed ${size(part)} pixels as they will be`;
+  } catch (error) {
+    if (viewer.picture === picture) find("caption").textContent = before;
+    if (!signal.aborted) throw error;
+  } finally {
+    previewing = null;
+    find("preview").textContent = "Preview this part";
+  }
 });
 
+// How many times larger the whole will be; "" for what the model makes.
+async function previewScale(picture) {
+  if (!options.size.value) return "";
+  const sizes = { picture_width: picture.width, picture_height: picture.height };
+  return (await send("/api/estimate", { ...askedJson(), ...sizes })).new_width / picture.width;
+}
+
 function setMode(mode) {
-  viewer.mode = mode;
+  viewer.mode = mode; // slider, side, blink or explain
   viewer.other = false;
   clearInterval(blinking);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches; // then space blinks
@@ -232,15 +322,36 @@ function setMode(mode) {
   viewer.draw();
 }
 
+function toggleFull() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else find("viewer").requestFullscreen();
+}
+
+// To the next pixel, in the explorer.
+function step(dx, dy) {
+  if (viewer.mode !== "explain" || !viewer.picture) return;
+  const { width, height } = viewer.picture;
+  const [x, y] = explorer.at ?? [width >> 1, height >> 1];
+  explorer.setFollowing(false);
+  explorer.explain(Math.min(Math.max(x + dx, 0), width - 1), Math.min(Math.max(y + dy, 0), height - 1));
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const KEYS = {
-  ArrowLeft: () => viewer.pan(-60, 0), ArrowRight: () => viewer.pan(60, 0),
-  ArrowUp: () => viewer.pan(0, -60), ArrowDown: () => viewer.pan(0, 60),
   "+": () => viewer.zoomTo(viewer.zoom * 1.4), "=": () => viewer.zoomTo(viewer.zoom * 1.4),
   "-": () => viewer.zoomTo(viewer.zoom / 1.4), 0: () => viewer.fit(), 1: () => viewer.actual(),
   "[": () => viewer.setSplit(viewer.split - 0.05), "]": () => viewer.setSplit(viewer.split + 0.05),
   s: () => setMode("slider"), d: () => setMode("side"), b: () => setMode("blink"), w: () => setMode("explain"),
-  " ": () => { viewer.other = !viewer.other; viewer.draw(); },
+  " ": () => { viewer.other = !viewer.other; viewer.draw(); }, f: toggleFull,
 };
+
+function pressed(event) {
+  const arrow = ARROWS[event.key];
+  const work = arrow ? () => event.shiftKey ? step(...arrow) : viewer.pan(60 * arrow[0], 60 * arrow[1]) : KEYS[event.key];
+  if (!work || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  work();
+}
 
 // ---- everything in its place
 
@@ -271,20 +382,25 @@ find("actual").addEventListener("click", () => viewer.actual());
 find("in").addEventListener("click", KEYS["+"]);
 find("out").addEventListener("click", KEYS["-"]);
 find("preview").addEventListener("click", preview);
-find("full").addEventListener("click", () => document.fullscreenElement ? document.exitFullscreen() : find("viewer").requestFullscreen());
+find("full").addEventListener("click", toggleFull);
+find("full").hidden = !document.fullscreenEnabled;
+document.addEventListener("fullscreenchange", () => {
+  find("full").textContent = document.fullscreenElement ? "Leave full screen" : "Full screen";
+});
 find("split").addEventListener("input", (event) => viewer.setSplit(event.target.value / 100));
 viewer.slid = (part) => { find("split").value = 100 * part; };
-find("canvas").addEventListener("keydown", (event) => {
-  const work = KEYS[event.key];
-  if (!work || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault();
-  work();
-});
+viewer.zoomed = () => {
+  find("zoom").value = viewer.picture ? `${Math.round(100 * viewer.zoom / viewer.scale)} %` : "";
+};
+find("canvas").addEventListener("keydown", pressed);
 
 trying(fillOptions)();
 watch(told, async () => {
   const now = await askJson("/api/jobs");
+  find("away").textContent = "";
   jobs.clear();
-  for (const job of now) jobs.set(job.id, job);
+  now.forEach(keep);
   showJobs();
+}, (error) => {
+  find("away").textContent = `${error.message} The page goes on when it does.`;
 });
