@@ -246,7 +246,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/api/jobs/{id}", response_model=JobShown)
     async def job(id: str) -> dict[str, Any]:
-        """The state of a job: waiting, running, done or failed, in events also cancelled or deleted; progress from 0 to 1; seconds left."""
+        """The state of a job, also `cancelled` or `deleted` in events; progress from 0 to 1; seconds left."""
         return jobs.get(id).shown()
 
     @app.get(
