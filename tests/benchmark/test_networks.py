@@ -15,3 +15,8 @@ def test_multiply_adds_of_pan_are_the_published_ones(scale, published):
 def test_multiply_adds_are_counted_where_shapes_depend_on_numbers():
     """CATANet's windows overlap: how many cover a position is counted on the way."""
     assert multiply_adds("catanet", 4, 8, 8) > multiply_adds("catanet", 4, 6, 6) > 0
+
+
+@pytest.mark.parametrize("preset", ["atd-light", "pft-light", "catanet-shared", "smfanet-plus"])
+def test_the_multiply_adds_of_newer_networks_are_counted(preset):
+    assert multiply_adds(preset, 4, 16, 16) > 0

@@ -216,7 +216,7 @@ def attend(
         if is_uncut():  # operations are counted, and fused ones are not
             return _attend(query, key, bias, values)
         width = max(query.shape[3], values.shape[3])
-        query, key, filled = (F.pad(tokens, (0, width - tokens.shape[3])) for tokens in (query, key, values))
+        query, key, filled = (_widened(tokens, width) for tokens in (query, key, values))
         mask = None if bias is None else bias[None]
         drawn = F.scaled_dot_product_attention(query, key, filled, attn_mask=mask, scale=1.0)[..., : values.shape[3]]
         return _FirstOrder.apply(drawn) if any(tensor.requires_grad for tensor in inputs) else drawn
@@ -273,6 +273,12 @@ def joint_linear(tokens: Float[Tensor, "b l c"], *layers: nn.Linear) -> tuple[Te
     """What each of several layers without bias makes of the tokens, by one product."""
     made = F.linear(tokens, torch.cat([layer.weight for layer in layers]))
     return made.split([layer.out_features for layer in layers], dim=-1)
+
+
+def _widened(tokens: Float[Tensor, "g h n d"], width: int) -> Float[Tensor, "g h n w"]:
+    """Zeros up to a width; `F.pad` copies where none are missing."""
+    missing = width - tokens.shape[3]
+    return F.pad(tokens, (0, missing)) if missing else tokens
 
 
 def _attend(query: Tensor, key: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:

@@ -140,7 +140,8 @@ def count_multiply_adds(build: Callable[[], Network], height: int, width: int) -
 
 def _count(build: Callable[[], Network], height: int, width: int) -> float:
     with torch.no_grad(), uncut():
-        return count(lambda: build().eval()(torch.empty(1, 3, height, width).fill_(0.5)))
+        network = build().eval().requires_grad_(False)  # views of fake parameters would have gradients even so
+        return count(lambda: network(torch.empty(1, 3, height, width).fill_(0.5)))
 
 
 def _cost(

@@ -81,13 +81,13 @@ class CATANet(Network):
     def _upscale(
         self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
     ) -> Float[Tensor, "b 3 sh sw"]:
-        """Stored is only what is shared: making weights that are used once takes longer than a fused kernel does."""
+        """No weights are stored, not even those that are shared: in all blocks together a fused kernel makes them anew
+        in the time that storing and reading them takes, and they are four times as large as queries and keys."""
         check_low_res(low_res)
         shallow = deep = self.head(low_res)
         matched: Aggregation | None = None
-        keep = keep if self.config.share else "recomputed"
         for block in self.blocks:
-            deep, matched = block(deep, matched, keep=keep, collect=collect)
+            deep, matched = block(deep, matched, collect=collect)
         matched = None
         upscaled = self.tail(self.upsample(deep + shallow))
         if self.scale > 1:
@@ -95,11 +95,11 @@ class CATANet(Network):
         return upscaled + low_res
 
     def bytes_per_pixel(self) -> int:
-        """The greater of two: tokens slot by slot with the maps around them and the weights that are shared, and what
-        enlarging makes; measured at x2 and x4, where it varies between runs by a sixth."""
+        """The greater of two: tokens slot by slot with the maps around them and the queries and keys that are shared,
+        and what enlarging makes; measured at x2 and x4, where it varies between runs by a sixth."""
         config = self.config
-        shared = config.heads * (2 * config.chunk_sizes[0] + config.num_centres[0]) if config.share else 0
-        return 4 * max(38 * config.channels + shared, 4 * config.channels * config.scale**2)
+        slots = 39 if config.share else 30
+        return 2 * config.channels * max(2 * slots, 7 * config.scale**2)
 
     def operators(self) -> list[Operator]:
         return [module for module in self.modules() if isinstance(module, Operator)]
@@ -133,10 +133,10 @@ class Block(nn.Module):
         self.share = config.share
 
     def forward(
-        self, features: Float[Tensor, "b c h w"], matched: Aggregation | None, *, keep: Keep, collect: Collect
+        self, features: Float[Tensor, "b c h w"], matched: Aggregation | None, *, collect: Collect
     ) -> tuple[Float[Tensor, "b c h w"], Aggregation | None]:
         """Returns what was matched, too, where it is shared."""
-        refined, used = self.aggregation(features, matched, keep=keep)
+        refined, used = self.aggregation(features, matched, keep="recomputed")
         if matched is None:
             collect(used.positions)
         matched = used if self.share else None
