@@ -1,5 +1,8 @@
 """What tests of commands share."""
 
+import importlib
+import json
+
 import pytest
 import torch
 
@@ -15,3 +18,22 @@ def tiny_model(tmp_path):
     path = tmp_path / "tiny.safetensors"
     save_network(path, LCoAN(config))
     return path
+
+
+class Here:
+    """A worker that answers in this process: to start another takes longer than all that is measured."""
+
+    def __init__(self, module, *, threads, modules=()):
+        self.requests = importlib.import_module(module).REQUESTS
+
+    def ask(self, request, *arguments, limit):
+        return json.loads(json.dumps(self.requests[request](*arguments)))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch):
+    for measured in ("networks", "operators"):
+        monkeypatch.setattr(f"nlsr.benchmark.{measured}.Worker", Here)

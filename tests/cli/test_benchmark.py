@@ -1,6 +1,5 @@
 """nlsr benchmark: measured and predicted rows."""
 
-import importlib
 import json
 
 import pytest
@@ -10,25 +9,6 @@ from PIL import Image
 from nlsr.benchmark.networks import PARAMETERS
 from nlsr.benchmark.tradeoff import points
 from nlsr.benchmark.workers import Failed
-
-
-class Here:
-    """A worker that answers in this process: to start another takes longer than all that is measured."""
-
-    def __init__(self, module, *, threads, modules=()):
-        self.requests = importlib.import_module(module).REQUESTS
-
-    def ask(self, request, *arguments, limit):
-        return json.loads(json.dumps(self.requests[request](*arguments)))
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def here(monkeypatch):
-    for measured in ("networks", "operators"):
-        monkeypatch.setattr(f"nlsr.benchmark.{measured}.Worker", Here)
 
 
 def test_the_table_names_sizes_and_published_counts(nlsr, here, monkeypatch):

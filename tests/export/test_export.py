@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tests.sockets import attempts
 
 import nlsr as package
 from nlsr.errors import ExportError, TargetError, UsageError
@@ -114,8 +115,10 @@ def test_what_has_no_graph_says_which_operation_and_why(tmp_path, network, messa
 def test_the_command_writes_a_file_and_says_how_far_it_is_from_torch(nlsr, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_network("m.safetensors", NETWORKS["lcoan"]())
-    code, out, err = nlsr("export", "m.safetensors", "--to", "pt2")
+    with attempts() as tried:
+        code, out, err = nlsr("export", "m.safetensors", "--to", "pt2")
     assert (code, err) == (0, "")
+    assert tried == []  # nothing is sent anywhere
     assert out.startswith("m.pt2: x2, any size; on 5 sizes of a photo its values differ from torch's by ")
     code, out, _ = nlsr("export", "m.safetensors", "--to", "pt2", "--overwrite", "--json")
     assert code == 0

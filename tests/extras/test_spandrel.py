@@ -188,7 +188,8 @@ def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch):
 def test_a_file_that_nobody_knows_names_the_closest(tmp_path):
     torch.save({f"layers.{i}.weight": torch.zeros(2) for i in range(3)}, tmp_path / "other.pth")
     with pytest.raises(
-        CheckpointError, match=r"of the closest, \w+; it begins with .*; spandrel does not know it either$"
+        CheckpointError,
+        match=r"; none of them knows any of its names; it begins with .*; spandrel does not know it either$",
     ):
         load(tmp_path / "other.pth")
 
@@ -202,6 +203,16 @@ def test_a_file_that_spandrel_misunderstands_is_one_line(tmp_path):
     ) as info:
         load(tmp_path / "damaged.pth")
     assert "\n" not in str(info.value)
+
+
+def test_a_network_that_fails_on_pictures_is_one_line(nlsr, tmp_path):
+    from spandrel.architectures.SCUNet import SCUNet
+
+    path = saved(SCUNet(in_nc=3, config=[1] * 7, dim=16), tmp_path)  # it has heads of 32
+    Image.new("RGB", (10, 10), "green").save(tmp_path / "a.png")
+    code, _, err = nlsr("upscale", tmp_path / "a.png", "--model", path)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "its network, SCUNet, fails on a picture of 64x64 (EinopsError: " in err
 
 
 def test_commands_describe_a_foreign_file_and_none_saves_it(nlsr, tmp_path):

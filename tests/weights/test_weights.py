@@ -200,7 +200,9 @@ def test_a_published_file_that_does_not_fit_is_refused_by_name(tmp_path, change,
 def test_a_foreign_file_is_refused_with_the_closest_network(tmp_path):
     state = {f"layers.{i}.weight": torch.zeros(2) for i in range(9)} | {"conv_first.weight": torch.zeros(40, 3, 3, 3)}
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"a weight file of .*lcoan.*; only 10% .* the closest, atd"):
+    with pytest.raises(
+        CheckpointError, match=r"a weight file of .*lcoan.*; the closest, .*, are atd \(10%\), pan \(10%\), pft"
+    ):
         nlsr.load(tmp_path / "other.pth")
 
 

@@ -17,6 +17,9 @@ from nlsr.weights.published import COLOUR_SHIFTS, PUBLISHED, RELATIVES, Rules, T
 RGB_RANGES = (1.0, 255.0)
 """Values of images in the trainings of published files; 255 is what the code of EDSR does unless told otherwise."""
 
+CLOSEST = 3
+"""Networks that are named where a file is of none."""
+
 
 @dataclass(frozen=True)
 class Detected:
@@ -46,8 +49,7 @@ def detect(path: str | Path, tensors: Tensors) -> Detected:
     if shares[network] <= 0.5:
         some = ", ".join(list(tensors)[:3])
         raise UnknownNetwork(
-            f"{path}: expected a weight file of {', '.join(PUBLISHED)}; only {shares[network]:.0%} of its names are "
-            f"those of the closest, {network}; it begins with {some}"
+            f"{path}: expected a weight file of {', '.join(PUBLISHED)}; {_closest(shares)}; it begins with {some}"
         )
     try:
         sizes = PUBLISHED[network].sizes(tensors)
@@ -103,6 +105,15 @@ def _relative(tensors: Tensors) -> str | None:
             if len(others) < len(tensors) and all(re.fullmatch(other, name) for name in others):
                 return network
     return None
+
+
+def _closest(shares: dict[str, float]) -> str:
+    """Those that know most of a file's names, in words."""
+    most = sorted((name for name in shares if shares[name] > 0), key=lambda name: -shares[name])[:CLOSEST]
+    if not most:
+        return "none of them knows any of its names"
+    known = ", ".join(f"{name} ({shares[name]:.0%})" for name in most)
+    return f"the closest, by how many of its names they know, are {known}"
 
 
 def _known_share(network: str, tensors: Tensors) -> float:

@@ -23,6 +23,7 @@ from nlsr.extras import installing, installing_packages
 from nlsr.files import replacing, sha256
 from nlsr.images.formats.quiet import quiet
 from nlsr.live_memory import bytes_per_pixel
+from nlsr.memory import out_of_memory
 from nlsr.networks.foreign import ForeignConfig, ForeignNetwork
 
 OLDEST = (0, 4)
@@ -44,7 +45,7 @@ def build_foreign(path: Path, tensors: dict[str, Tensor]) -> ForeignNetwork | No
     """The network of a file by spandrel, in eval mode; None if spandrel does not know it.
 
     Raises: UsageError if spandrel is too old or cannot be imported, CheckpointError if it knows the file and cannot
-        build it, or if the network does something else than restore pictures.
+        build or run it, or if the network does something else than restore pictures.
     """
     spandrel = import_spandrel()
     try:
@@ -67,7 +68,7 @@ def build_foreign(path: Path, tensors: dict[str, Tensor]) -> ForeignNetwork | No
         bytes_per_pixel=1,
         half_precisions=tuple(name for name, supported in halves.items() if supported),
     )
-    module, compute = descriptor.eval().float().model, _Compute(descriptor)
+    module, compute = descriptor.eval().float().model, _Compute(path, descriptor)
     try:
         network = ForeignNetwork(unmeasured, module, compute)
     except ShapeError as error:
@@ -120,12 +121,21 @@ def matching_torchvision(torch_version: str) -> str:
 class _Compute:
     """A descriptor as a function, which also pads; without the mode in which it refuses gradients."""
 
-    def __init__(self, descriptor: Any) -> None:
-        self.descriptor = descriptor
+    def __init__(self, path: Path, descriptor: Any) -> None:
+        self.path, self.descriptor = path, descriptor
 
     def __call__(self, image: Tensor) -> Tensor:
+        """Raises: CheckpointError for whatever the network raises, but where memory ran out."""
         call = type(self.descriptor).__call__
-        upscaled: Tensor = getattr(call, "__wrapped__", call)(self.descriptor, image)
+        try:
+            upscaled: Tensor = getattr(call, "__wrapped__", call)(self.descriptor, image)
+        except Exception as error:  # another's code may fail in any way
+            if out_of_memory(error):
+                raise
+            size, name = f"{image.shape[3]}x{image.shape[2]}", self.descriptor.architecture.name
+            raise CheckpointError(
+                f"{self.path}: its network, {name}, fails on a picture of {size} ({_in_one_line(error)})"
+            ) from error
         return upscaled.clone() if upscaled.is_inference() else upscaled
 
 
