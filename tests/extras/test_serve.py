@@ -460,6 +460,17 @@ def test_a_pixel_draws_on_what_the_library_says_and_the_picture_is_sent_once(sha
         assert told["affinity"]["sum"] == pytest.approx(float(drawn.heat.sum()))
 
 
+def test_a_job_is_asked_about_until_it_is_deleted(shared):
+    job = shared.send(png(40, 30), to="/api/jobs").json()["id"]
+    shared.until(job, "done")
+    form = {"model": (None, "tiny"), "x": (None, "7"), "y": (None, "9")}
+    told = shared.client.post("/api/explain", files=form | {"job": (None, job)}).json()
+    assert shared.client.post("/api/explain", files=form | {"picture": (None, told["picture"])}).status_code == 200
+    shared.client.delete(f"/api/jobs/{job}")
+    for place in ("job", "picture"):
+        assert problem(shared.client.post("/api/explain", files=form | {place: (None, job)}))[0] == 404
+
+
 def test_an_attribution_is_what_the_library_says(shared, model):
     form = {"model": "tiny", "x": 7, "y": 9, "attribution_steps": 3}
     told = shared.client.post("/api/explain", files={"file": png(40, 30)}, data=form).json()["attribution"]

@@ -43,8 +43,8 @@ HEARTBEAT = 15
 CLEAN_UP = 20
 """Most seconds between two looks for what is too old."""
 LOOKING = 4
-"""Requests that may wait for a computation or a decoded picture at the same time; others wait for these, so that the
-rest of the server has threads left."""
+"""Questions about pixels, and pictures to be shown, that are worked on at the same time; others wait for these, so that
+the rest of the server has threads left."""
 PIECE = 2**20
 """Bytes of an archive that are sent at a time."""
 
@@ -125,8 +125,14 @@ def create_app(settings: Settings) -> FastAPI:
     store = Store(settings.folder)
     computing = Computing(settings)
     jobs, explorer, events = Jobs(settings, store, computing), Explorer(computing), Events()
-    jobs.changed = events.changed
-    looking = CapacityLimiter(LOOKING)
+    asking, showing = CapacityLimiter(LOOKING), CapacityLimiter(LOOKING)
+
+    def changed(job: Job) -> None:
+        events.changed(job)
+        if job.state in ("cancelled", "deleted"):
+            explorer.forget(job.id)
+
+    jobs.changed = changed
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -273,7 +279,7 @@ def create_app(settings: Settings) -> FastAPI:
         """Picture or result as PNG of 8 bits, which every browser shows."""
         job = jobs.get(id)
         file, name = (job.picture, job.name) if of == "picture" else (_done(job).file, job.result_name)
-        png = await to_thread.run_sync(_shown, file, name, computing, limiter=looking)
+        png = await to_thread.run_sync(_shown, file, name, computing, limiter=showing)
         return Response(png, media_type="image/png")
 
     @app.delete("/api/jobs/{id}", status_code=204)
@@ -304,7 +310,7 @@ def create_app(settings: Settings) -> FastAPI:
         gone = asyncio.create_task(_hung_up(request))
         gone.add_done_callback(lambda _: cancelled.set())
         try:
-            return await to_thread.run_sync(work, cancelled, limiter=looking)
+            return await to_thread.run_sync(work, cancelled, limiter=asking)
         except Cancelled as error:
             raise Problem(503, ENDS) from error
         finally:

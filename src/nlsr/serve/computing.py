@@ -31,7 +31,7 @@ PROBE_SIDE = 64
 MANY = 100
 """Pictures that a server is expected to upscale, where an engine is chosen by what it takes to begin."""
 PULSE = 0.2
-"""Least seconds between two reports of progress within a tile."""
+"""Least seconds between two reports of progress within a tile, and between two looks whether somebody still waits."""
 ALMOST = 0.99
 """The part of a tile that is done at most before it is done."""
 
@@ -98,8 +98,10 @@ class Computing:
             look()
             pulse()
 
-        if not self._one_at_a_time.acquire(blocking=wait):
-            raise Cancelled("something else is computed")
+        while not self._one_at_a_time.acquire(blocking=wait, timeout=PULSE if wait else -1):
+            if not wait:
+                raise Cancelled("something else is computed")
+            look()
         hooks = []
         try:
             look()

@@ -66,10 +66,13 @@ class Explorer:
             while len(self._pictures) > 1 and (
                 len(self._pictures) > KEPT_PICTURES or self._held() > self._computing.budget // SHARE
             ):
-                forgotten, _ = self._pictures.popitem(last=False)
-                for match in [match for match in self._matches if match[0] == forgotten]:
-                    del self._matches[match]
+                self._drop(next(iter(self._pictures)))
         return id
+
+    def forget(self, id: str) -> None:
+        """Drop a picture, if it is there."""
+        with self._lock:
+            self._drop(id)
 
     def ask(
         self, id: str, at: tuple[int, int], *, model: str, affinity: int, count: int, cancelled: threading.Event
@@ -138,6 +141,11 @@ class Explorer:
             "diffusion_index": None if index != index else index,
             "steps": steps,
         }
+
+    def _drop(self, id: str) -> None:
+        self._pictures.pop(id, None)
+        for match in [match for match in self._matches if match[0] == id]:
+            del self._matches[match]
 
     def _held(self) -> int:
         """Bytes of all pictures."""
