@@ -49,12 +49,15 @@ class Server:
         torch.manual_seed(0)
         nlsr.save_network(folder / "tiny.safetensors", LCoAN(config))
         command = [sys.executable, "-m", "nlsr", "serve", "--port", "0", "--max-jobs", "1000000", "--max-upload", "1"]
-        self.process = subprocess.Popen(
-            [*command, "-m", str(folder / "tiny.safetensors")],
-            env=os.environ | {"NLSR_CACHE": str(folder)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._errors = folder / "errors.txt"
+        with open(self._errors, "wb") as errors:
+            self.process = subprocess.Popen(
+                [*command, "-m", str(folder / "tiny.safetensors")],
+                env=os.environ | {"NLSR_CACHE": str(folder)},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         assert self.process.stdout is not None
         address = re.search(r"http://([^/:]*):(\d+)", self.process.stdout.readline())
         assert address is not None
@@ -75,9 +78,11 @@ class Server:
             time.sleep(0.1)
         return found
 
-    def end(self) -> None:
+    def end(self) -> str:
+        """What it said beside that it was stopped."""
         self.process.send_signal(signal.SIGINT)
         self.process.wait()
+        return self._errors.read_text().replace("serve: stopped\n", "")
 
 
 def picture(width: int, height: int, seed: int, format: str = "PNG", channels: int = 3) -> bytes:
@@ -217,12 +222,12 @@ def main() -> int:
             seconds = time.monotonic() - begun
             left = server.left()
         finally:
-            server.end()
+            said = server.end()
     settled = [used for number, used in memory.items() if number >= WARM]
     change = max(settled) / min(settled) - 1 if settled else None
     if change is not None and change > 0.1:
         wrong.append(f"memory changed by {change:.0%} after the {WARM}th request")
-    wrong += [f"{name} was left" for name in left]
+    wrong += [f"{name} was left" for name in left] + [f"the server said: {line}" for line in said.splitlines()]
     told = {
         "requests": dict(asked),
         "seconds": round(seconds, 1),
