@@ -303,51 +303,48 @@ def test_limits_hold(start):
         assert server.send(png(), to="/api/jobs").status_code == status
 
 
-def test_a_job_is_cancelled_in_every_state(start):
-    server = start()
+def test_a_job_is_cancelled_in_every_state(shared):
     picture = CAT.read_bytes()
-    running = server.send(picture, to="/api/jobs", **LONG).json()["id"]
-    server.until(running, "running")
-    waiting = server.send(picture, to="/api/jobs", **LONG).json()["id"]
-    assert server.client.get(f"/api/jobs/{waiting}").json()["state"] == "waiting"
-    assert problem(server.client.get(f"/api/jobs/{waiting}/result"))[0] == 409
+    running = shared.send(picture, to="/api/jobs", **LONG).json()["id"]
+    shared.until(running, "running")
+    waiting = shared.send(picture, to="/api/jobs", **LONG).json()["id"]
+    assert shared.client.get(f"/api/jobs/{waiting}").json()["state"] == "waiting"
+    assert problem(shared.client.get(f"/api/jobs/{waiting}/result"))[0] == 409
     for job in (waiting, running):
-        assert server.client.delete(f"/api/jobs/{job}").status_code == 204
-        assert server.client.delete(f"/api/jobs/{job}").status_code == 404
-    assert server.send(png()).status_code == 200  # its turn comes
-    done = server.send(png(), to="/api/jobs").json()["id"]
-    server.until(done, "done")
-    assert server.client.delete(f"/api/jobs/{done}").status_code == 204
-    assert server.left() == []
+        assert shared.client.delete(f"/api/jobs/{job}").status_code == 204
+        assert shared.client.delete(f"/api/jobs/{job}").status_code == 404
+    assert shared.send(png()).status_code == 200  # its turn comes
+    done = shared.send(png(), to="/api/jobs").json()["id"]
+    shared.until(done, "done")
+    assert shared.client.delete(f"/api/jobs/{done}").status_code == 204
+    assert shared.left() == []
 
 
-def test_who_hangs_up_cancels_and_half_an_upload_is_nothing(start):
-    server = start()
+def test_who_hangs_up_cancels_and_half_an_upload_is_nothing(shared):
     head = "POST /api/upscale HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n"
     body = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + CAT.read_bytes()
     for name, value in LONG.items():
         body += f'\r\n--b\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
     body += b"\r\n--b--\r\n"
     for part in (len(body) // 2, len(body)):
-        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        with socket.create_connection(("127.0.0.1", shared.port)) as raw:
             raw.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:part])
             if part == len(body):
-                while not server.client.get("/api/health").json()["jobs"]["running"]:
+                while not shared.client.get("/api/health").json()["jobs"]["running"]:
                     pass
-    assert server.send(png()).status_code == 200
-    assert server.left() == []
+    assert shared.send(png()).status_code == 200
+    assert shared.left() == []
 
 
-def test_connections_that_are_cut_while_the_answer_is_sent_leave_nothing(start):
-    server = start()
+def test_connections_that_are_cut_while_the_answer_is_sent_leave_nothing(shared):
     body = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + png(250, 250)
     for name, value in {"model": "tiny", "scale": "4", "format": "bmp"}.items():
         body += f'\r\n--b\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
     body += b"\r\n--b--\r\n"
     head = f"POST /api/upscale HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
     head += "content-type: multipart/form-data; boundary=b\r\n\r\n"
-    job = server.send(png(250, 250), to="/api/jobs", scale="4", format="bmp").json()["id"]
-    server.until(job, "done")
+    job = shared.send(png(250, 250), to="/api/jobs", scale="4", format="bmp").json()["id"]
+    shared.until(job, "done")
     for request in (
         head.encode() + body,
         f"GET /api/results.zip?id={job} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode(),
@@ -356,12 +353,12 @@ def test_connections_that_are_cut_while_the_answer_is_sent_leave_nothing(start):
     ):
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # the server cannot send all
-            connection.connect(("127.0.0.1", server.port))
+            connection.connect(("127.0.0.1", shared.port))
             connection.sendall(request)
             assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
-    server.client.delete(f"/api/jobs/{job}")
-    assert server.left() == []
-    assert [path.name for path in server.folder.glob("*/*")] == ["lock"]
+    shared.client.delete(f"/api/jobs/{job}")
+    assert shared.left() == []
+    assert [path.name for path in shared.folder.glob("*/*")] == ["lock"]
 
 
 def test_results_are_removed_when_they_are_old(start):
