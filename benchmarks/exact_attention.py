@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import SharedAttention
-from nlsr.attention.cross_scale import CrossScaleAttention
+from nlsr.attention.cross_scale import CrossScale, CrossScaleAttention
 from nlsr.attention.dense import nonlocal_attention
 
 Attention = Callable[[Tensor], Tensor]
@@ -58,7 +58,7 @@ def build(attention: str, kind: str, channels: int, scale: int) -> Attention:
     """Equal seeds give both kinds equal weights."""
     torch.manual_seed(0)
     if attention == "cross-scale":
-        enlarge = CrossScaleAttention(channels, scale).eval()
+        enlarge = CrossScaleAttention(channels, CrossScale(channels, scale)).eval()
         return enlarge if kind == "ours" else lambda features: literal_cross_scale(enlarge, features)
     block = nonlocal_attention(channels, input_scale=0.0).eval()
     return (

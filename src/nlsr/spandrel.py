@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nlsr.errors import CheckpointError, NlsrError
-from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr.networks import NETWORKS, PRESETS, Network, build
 from nlsr.weights.detect import build_published, detect
 from nlsr.weights.foreign import import_spandrel
 from nlsr.weights.published import PUBLISHED
@@ -101,8 +101,7 @@ def network_of(name: str, tensors: Tensors) -> Network:
     if len({config.scale for config in configs}) > 1:
         scales = " or ".join(f"x{config.scale}" for config in configs)
         raise CheckpointError(f"{FILE}: holds {name} at {scales}, which have equal tensors; load it with nlsr.load")
-    with torch.random.fork_rng(devices=[]):
-        network = NETWORKS[name][1](configs[0])
+    network = build(configs[0])
     network.load_state_dict(tensors)
     return network.eval()
 
@@ -121,10 +120,9 @@ def _presets(name: str, tensors: Tensors) -> Iterator[Any]:
 def _shapes(preset: str, scale: int) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """The config of a preset, and the shapes of its network's tensors."""
     config = PRESETS[preset](scale)
-    kind = dict(NETWORKS.values())[type(config)]
     try:
         with torch.device("meta"):
-            network = kind(config)
+            network = build(config)
     except NlsrError:  # a preset that somebody registered may lack a scale
         return config, {}
     return config, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}

@@ -25,7 +25,7 @@ SIZES = [(1, 1), (1, 7), (2, 3), (5, 4), (6, 9), (7, 11)]
 
 def block(scale, **options):
     torch.manual_seed(0)
-    return CrossScaleAttention(6, scale, **options)
+    return CrossScaleAttention(6, CrossScale(6, scale, **options))
 
 
 def features(batch, height, width, dtype=torch.float64):
@@ -236,4 +236,4 @@ def test_no_tensor_is_quadratic_in_the_positions_forward_or_backward(operator, m
 
 def test_another_scale_is_refused():
     with pytest.raises(ShapeError, match="expected a scale of 2 or 3 for cross-scale attention, got 4"):
-        CrossScaleAttention(8, 4)
+        CrossScale(8, 4)

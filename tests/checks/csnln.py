@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import nlsr
-from nlsr.attention.cross_scale import CrossScaleAttention
+from nlsr.attention.cross_scale import CrossScale, CrossScaleAttention
 from nlsr.attention.dense import nonlocal_attention
 from nlsr.networks.csnln import CSNLNConfig, MultiSourceProjection, SelfExemplarCell
 from nlsr.weights.published import Tensors
@@ -25,7 +25,7 @@ def check_in_scale(case: Case, _: Path) -> None:
 def check_cross_scale(case: Case, _: Path) -> None:
     config = case.config
     sizes = {"reduction": config["reduction"], "softmax_scale": float(config["softmax_scale"])}
-    block = CrossScaleAttention(config["channel"], config["scale"], **sizes)
+    block = CrossScaleAttention(config["channel"], CrossScale(config["channel"], config["scale"], **sizes))
     names = {"conv_match_1": "operator.query", "conv_match_2": "operator.key", "conv_assembly": "values"}
     block.load_state_dict(renamed(case.weights(), names))
     output, affinity = block.attend(case["input"])

@@ -62,7 +62,10 @@ def test_a_trace_holds_an_affinity_of_each_operator_in_each_recurrence(scale, st
     kinds = [type(affinity) for affinity in trace.affinities]
     assert kinds == [DenseAffinity, CrossScaleAffinity] * stages * 3
     assert [affinity.num_queries for affinity in trace.affinities[: 2 * stages]] == [36, 36, 144, 144][: 2 * stages]
-    assert network.operators() == network.cell.operators() * 3
+    parts = [
+        part for stage in network.cell.stages for part in (stage.projection.in_scale, stage.projection.cross_scale)
+    ]
+    assert network.operators() == [part.operator for part in parts] * 3
     network.learn(network.observe(trace), generator=torch.Generator())
     assert torch.equal(trace.upscaled, network(low_res))
 

@@ -71,6 +71,13 @@ class Affinity(ABC):
         rounds to zero; None if these are all."""
         return None
 
+    def marked(self, *keys: Int[Tensor, "*_"]) -> Bool[Tensor, " keys"]:
+        """True at these keys, for a `reach`."""
+        marks = torch.zeros(self.num_keys, dtype=torch.bool)
+        for some in keys:
+            marks[some.flatten().cpu()] = True
+        return marks
+
     def groups(self) -> Int[Tensor, "b r keys"] | None:
         """The group (cluster, bucket, window) of each key, in each round; None if there are no groups."""
         return None

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Keep, matching_dtype
+from nlsr.attention.embedding import unit_keys
 from nlsr.attention.streamed import budget, check_first_order, in_graph
 
-KEY_NORM_FLOOR = 5e-5
-"""Published lower bound of a key's norm when it is normalised."""
 BLOCK_BYTES = 4 * 2**20
 """Memory of the scores of one block of chunks; larger blocks were not faster."""
 
@@ -162,9 +161,7 @@ class ChunkedAffinity(Affinity):
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
         columns = self._neighbourhood(self.chunks.slots[..., queries.to(self.codes.device)])
-        reached = torch.zeros(self.num_keys, dtype=torch.bool)
-        reached[self.chunks.order.gather(2, columns.flatten(2)).flatten().cpu()] = True
-        return reached
+        return self.marked(self.chunks.order.gather(2, columns.flatten(2)))
 
     def groups(self) -> Int[Tensor, "b r keys"]:
         return self.codes
@@ -193,12 +190,6 @@ class ChunkedAffinity(Affinity):
 def chunked_floats(width: int, channels: int, *, rounds: int, chunk_size: int) -> int:
     """`Operator.floats_per_position` where the affinity is one of chunks, of embeddings of some width; measured."""
     return (1 + 2 * rounds) * width + rounds * (3 * chunk_size + 8 + channels)
-
-
-def unit_keys(embedding: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-    """The keys of an embedding, in matching precision."""
-    embedding = embedding.to(matching_dtype(embedding.dtype))
-    return embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(KEY_NORM_FLOOR)
 
 
 def pick(tokens: Tensor, index: Tensor) -> Tensor:

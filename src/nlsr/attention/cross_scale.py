@@ -153,7 +153,7 @@ class CrossScale(Operator):
     are not.
     """
 
-    network_settings = ("reduction",)
+    network_settings = ("reduction", "softmax_scale", "overlap_average")
 
     def __init__(
         self,
@@ -203,20 +203,14 @@ class CrossScaleAttention(nn.Module):
     Values are embedded by a 1x1 convolution and PReLU. Takes every size from 1x1 up.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        scale: int,
-        *,
-        reduction: int = 2,
-        softmax_scale: float = 10.0,
-        overlap_average: bool = False,
-    ) -> None:
-        """The arguments are those of `CrossScale`. Raises: ShapeError if sizes do not fit."""
+    def __init__(self, channels: int, operator: CrossScale) -> None:
+        """
+        Args:
+            channels: of the features, in and out.
+            operator: matches the features.
+        """
         super().__init__()
-        self.operator = CrossScale(
-            channels, scale, reduction=reduction, softmax_scale=softmax_scale, overlap_average=overlap_average
-        )
+        self.operator = operator
         self.values = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.PReLU())
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c sh sw"]:

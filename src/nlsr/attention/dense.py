@@ -18,7 +18,7 @@ from nlsr.attention.affinity import (
     matching_dtype,
     to_tokens,
 )
-from nlsr.attention.streamed import BLOCK_BYTES, Block, budget, in_blocks
+from nlsr.attention.streamed import Block, in_blocks, query_blocks
 from nlsr.errors import ShapeError
 
 
@@ -34,14 +34,7 @@ class DenseAffinity(Affinity):
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         batch, _, channels = values.shape
-        bytes_per_query = self.query.element_size() * self.num_keys
-        together = max(1, budget(BLOCK_BYTES) // (bytes_per_query * self.num_queries))
-        length = max(1, budget(BLOCK_BYTES) // bytes_per_query)
-        blocks = [
-            (slice(first, first + together), slice(start, start + length))
-            for first in range(0, batch, together)
-            for start in range(0, self.num_queries, length)
-        ]
+        blocks = query_blocks(batch, self.num_queries, self.query.element_size() * self.num_keys)
         return in_blocks(_attend, blocks, (batch, self.num_queries, channels), self.query, self.key, values)
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, matching_dtype, to_tokens
 from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.attention.streamed import recomputed
 
 NORM_FLOOR = 5e-5
 """Published lower bound of an embedding's norm when it is normalised."""
@@ -71,7 +71,7 @@ class KernelAffinity(Affinity):
             return _sum_of_products(self._stored[1], values)
         total = values.new_zeros(values.shape[0], len(self.projection), values.shape[2])
         for key, part in zip(self.key.split(BLOCK, dim=1), values.split(BLOCK, dim=1), strict=True):
-            total = total + _recompute(lambda k, v: _sum_of_products(self._features(k), v), key, part)
+            total = total + recomputed(lambda k, v: _sum_of_products(self._features(k), v), key, part)
         return total
 
     def _apply(self, summed: Tensor) -> Tensor:
@@ -79,14 +79,14 @@ class KernelAffinity(Affinity):
             return _product(self._stored[0], summed)
         blocks = self.query.split(BLOCK, dim=1)
         return torch.cat(
-            [_recompute(lambda q, s: _product(self._features(q), s), query, summed) for query in blocks], 1
+            [recomputed(lambda q, s: _product(self._features(q), s), query, summed) for query in blocks], 1
         )
 
 
 class EfficientContrastive(Operator):
     """Match all positions with all others by random features of exp."""
 
-    network_settings = ("reduction", "seed")
+    network_settings = ("reduction", "num_features", "amplification", "seed")
 
     projection: Tensor  # (features, width): the directions, saved with the weights and never trained
 
@@ -166,7 +166,7 @@ def contrastive_loss(query: Float[Tensor, "b q d"], key: Float[Tensor, "b k d"])
     if length <= FIRST_NEGATIVE:
         return query.new_zeros((), requires_grad=False)
     block = max(1, SCORE_BLOCK_BYTES // (query.shape[0] * length * query.element_size()))
-    parts = [_recompute(_sum_of_hinges, part, key) for part in query.split(block, dim=1)]
+    parts = [recomputed(_sum_of_hinges, part, key) for part in query.split(block, dim=1)]
     return torch.stack(parts).sum() / (query.shape[0] * query.shape[1])
 
 
@@ -199,10 +199,3 @@ def _sum_of_products(features: Tensor, values: Tensor) -> Tensor:
 def _product(features: Tensor, summed: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         return features @ summed
-
-
-def _recompute(function, *inputs: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-    """The value of a function of tensors; what it makes on the way is made again in backward."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return function(*inputs)

@@ -9,18 +9,18 @@ products are dense ones in blocks, or gathered where few keys are left.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from nlsr.attention.affinity import Draws, Keep, map_size, matching_dtype, to_tokens
 from nlsr.attention.grouped import GroupAffinity, by_head, side_by_side
-from nlsr.attention.leverage.affinities import check_heads
+from nlsr.attention.heads import check_heads
 from nlsr.attention.shifted_window import ShiftedWindow, Windows
-from nlsr.attention.streamed import BLOCK_BYTES, budget
+from nlsr.attention.streamed import BLOCK_BYTES, budget, recomputed
 from nlsr.errors import ShapeError
 
 EPS = 1e-20
@@ -50,10 +50,8 @@ class FocusedAffinity(GroupAffinity):
         return self.layout.restore([side_by_side(piece) for piece in drawn])
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
-        reached = torch.zeros(self.num_keys, dtype=torch.bool)
-        for index, places in enumerate(self.layout.places()):
-            reached[self._hits(index, places, queries)[3].flatten().cpu()] = True
-        return reached
+        hits = (self._hits(index, places, queries)[3] for index, places in enumerate(self.layout.places()))
+        return self.marked(*hits)
 
     def _drawn_on(
         self, index: int, keys: Int[Tensor, "k m"], which: Int[Tensor, " k"], slot: Int[Tensor, " k"]
@@ -70,31 +68,15 @@ class FocusedWindow(ShiftedWindow):
     Alone, nothing was matched before.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        heads: int = 1,
-        window_size: int = 16,
-        shifted: bool = False,
-        shared_bias: bool = True,
-        embeds: bool = True,
-        num_keys: int = 32,
-    ) -> None:
+    def __init__(self, channels: int, *, num_keys: int = 32, shared_bias: bool = True, **windows: Any) -> None:
         """
         Args:
             num_keys: that are kept for each position and head.
-            channels, heads, window_size, shifted, shared_bias, embeds: see `ShiftedWindow`.
+            channels, shared_bias: see `ShiftedWindow`.
+            windows: further keywords of `ShiftedWindow`.
         Raises: ShapeError if sizes do not fit each other.
         """
-        super().__init__(
-            channels,
-            heads=heads,
-            window_size=window_size,
-            shifted=shifted,
-            shared_bias=shared_bias,
-            embeds=embeds,
-        )
+        super().__init__(channels, shared_bias=shared_bias, **windows)
         if num_keys < 1:
             raise ShapeError(f"expected num_keys above zero, got {num_keys}")
         self.num_keys = num_keys
@@ -150,7 +132,7 @@ def narrow(
     with torch.autocast(query.device.type, enabled=False):
         for block in _blocks(query, key.shape[2], 2):
             earlier = (None if tensor is None else tensor[block] for tensor in (weights, kept))
-            parts.append(_checkpointed(_narrow, query[block], key[block], bias, *earlier, num_keys))
+            parts.append(recomputed(_narrow, query[block], key[block], bias, *earlier, num_keys))
     new_weights, new_kept = zip(*parts, strict=True)
     return torch.cat(new_weights), None if new_kept[0] is None else torch.cat(new_kept)
 
@@ -162,7 +144,7 @@ def draw(
     if kept is None:
         return weights.to(values.dtype) @ values
     parts = [
-        _checkpointed(_draw, weights[block].to(values.dtype), kept[block], values[block])
+        recomputed(_draw, weights[block].to(values.dtype), kept[block], values[block])
         for block in _blocks(weights, values.shape[2], 1)
     ]
     return torch.cat(parts)
@@ -206,10 +188,3 @@ def _blocks(tokens: Tensor, keys: int, matrices: int) -> Iterator[slice]:
     """So many groups at a time as a few matrices of all their scores fit into `BLOCK_BYTES` of."""
     step = max(1, budget(BLOCK_BYTES) // (4 * matrices * tokens[0, ..., 0].numel() * keys))
     return (slice(start, start + step) for start in range(0, len(tokens), step))
-
-
-def _checkpointed(function, *inputs):  # type: ignore[no-untyped-def]
-    """In training, dense scores are made again in backward."""
-    if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs):
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return function(*inputs)

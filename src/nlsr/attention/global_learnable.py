@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Draws, Keep, Operator, SharedAttention, map_size, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
-from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.attention.affinity import Draws, Keep, SharedAttention, map_size, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
+from nlsr.attention.dense import embedding_width
+from nlsr.attention.embedding import EmbeddingOperator
 from nlsr.attention.hashing import bucket_codes, directions, num_buckets
 
 
-class GlobalLearnable(Operator):
+class GlobalLearnable(EmbeddingOperator):
     """Match positions within chunks of positions sorted by super-bit hashing, with a learned score."""
 
     network_settings = ("reduction", "chunk_size", "rounds", "seed")
@@ -58,11 +59,6 @@ class GlobalLearnable(Operator):
     def floats_per_position(self, channels: int) -> int:
         scores = (1 + self.rounds) * self.chunk_size
         return chunked_floats(self.width, channels, rounds=self.rounds, chunk_size=self.chunk_size) + scores
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
-        """Without the learned score, which belongs to slots."""
-        embedding = to_tokens(self.embed(features))
-        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))
 
 
 def global_learnable_attention(

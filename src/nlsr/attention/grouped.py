@@ -15,12 +15,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from nlsr.attention.affinity import Affinity, Keep, matching_dtype
-from nlsr.attention.dense import DenseAffinity
-from nlsr.attention.leverage.affinities import HeadsAffinity, check_heads, split_heads
-from nlsr.attention.streamed import BLOCK_BYTES, budget, check_first_order, is_uncut
+from nlsr.attention.heads import check_heads
+from nlsr.attention.streamed import BLOCK_BYTES, budget, check_first_order, is_uncut, recomputed
 
 LANES = 16
 """Heads are filled with zeros up to a multiple of so many entries. The fused kernel needs queries and values of one
@@ -157,11 +155,9 @@ class GroupAffinity(Affinity):
         return self.layout.reach_is
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
-        reached = torch.zeros(self.num_keys, dtype=torch.bool)
-        for places in self.layout.places():
-            sitting = torch.isin(places.queries, queries.to(places.queries.device)).any(-1)
-            reached[places.keys[sitting].flatten().cpu()] = True
-        return reached
+        pieces = self.layout.places()
+        sitting = (torch.isin(piece.queries, queries.to(piece.queries.device)).any(-1) for piece in pieces)
+        return self.marked(*(piece.keys[groups] for piece, groups in zip(pieces, sitting, strict=True)))
 
     def groups(self) -> Int[Tensor, "b r keys"] | None:
         return self.layout.groups()
@@ -209,8 +205,7 @@ def attend(
     with torch.autocast(query.device.type, enabled=False):
         if bias is not None and bias.requires_grad and torch.is_grad_enabled():  # no fused kernel differentiates it
             parts = [
-                checkpoint(_attend, query[block], key[block], bias, values[block], use_reentrant=False)
-                for block in _blocks(query, key)
+                recomputed(_attend, query[block], key[block], bias, values[block]) for block in _blocks(query, key)
             ]
             return torch.cat(parts)
         if is_uncut():  # operations are counted, and fused ones are not
@@ -239,14 +234,6 @@ def grouped_floats(width: int, channels: int, heads: int, *, keys: int) -> int:
     """`Operator.floats_per_position` where the affinity is one of groups: weights, and tokens slot by slot."""
     filled = heads * LANES * (-(-width // (heads * LANES)) * 4 + -(-channels // (heads * LANES)) * 2)
     return heads * keys + filled
-
-
-def exact_heads(
-    query: Float[Tensor, "b l d"], key: Float[Tensor, "b l d"], heads: int, size: tuple[int, int]
-) -> Affinity:
-    """All keys in place of those of the groups."""
-    query, key = split_heads(query, heads), split_heads(key, heads)
-    return HeadsAffinity(DenseAffinity(query, key, size=size), heads)
 
 
 def fill_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b l d"]:

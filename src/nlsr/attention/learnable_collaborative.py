@@ -16,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from nlsr.attention.affinity import Draws, Keep, Operator, map_size, matching_dtype, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
-from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.attention.affinity import Draws, Keep, map_size, matching_dtype, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
+from nlsr.attention.dense import embedding_width
+from nlsr.attention.embedding import EmbeddingOperator
 from nlsr.attention.streamed import in_graph
 from nlsr.errors import NlsrWarning
 
@@ -126,10 +127,7 @@ class KMeans(nn.Module):
     def _move(self, embedding: Tensor, codes: Tensor, generator: torch.Generator) -> None:
         samples = directions(embedding).flatten(0, 1)
         for centroids, idle, code in zip(self.centroids, self.idle, codes.transpose(0, 1).flatten(1), strict=True):
-            sums, counts = member_sums(samples, code, len(centroids))
-            if is_distributed():
-                distributed.all_reduce(sums)
-                distributed.all_reduce(counts)
+            sums, counts = member_sums(samples, code, len(centroids), together=True)
             means = torch.where(counts[:, None] > 0, F.normalize(sums, dim=-1), centroids)
             centroids.copy_(F.normalize(self.decay * centroids + (1 - self.decay) * means, dim=-1))
             idle.add_(1).masked_fill_(counts > 0, 0)
@@ -142,7 +140,7 @@ class KMeans(nn.Module):
                 idle[dead] = 0
 
 
-class LearnableSparsePattern(Operator):
+class LearnableSparsePattern(EmbeddingOperator):
     """Match positions within chunks of positions sorted by k-means cluster.
 
     A 3x3 convolution embeds the features; the embedding is query, key (normalised) and what is clustered.
@@ -219,10 +217,6 @@ class LearnableSparsePattern(Operator):
         cosine, entropy = self.kmeans.goodness(*observed)
         return {"cluster_cosine": cosine, "cluster_entropy": entropy}
 
-    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
-        embedding = to_tokens(self.embed(features))
-        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))
-
 
 def directions(embedding: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """Unit vectors in matching precision; a zero vector stays zero."""
@@ -239,11 +233,19 @@ def assign(samples: Float[Tensor, "s d"], centroids: Float[Tensor, "k d"]) -> In
 
 
 def member_sums(
-    samples: Float[Tensor, "s d"], codes: Int[Tensor, " s"], num_clusters: int
+    samples: Float[Tensor, "s d"], codes: Int[Tensor, " s"], num_clusters: int, *, together: bool = False
 ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
-    """The sum and the number of each cluster's members."""
+    """The sum and the number of each cluster's members.
+
+    Args:
+        together: of all ranks.
+    """
     sums = samples.new_zeros(num_clusters, samples.shape[1]).index_add_(0, codes, samples)
-    return sums, torch.bincount(codes, minlength=num_clusters)
+    counts = torch.bincount(codes, minlength=num_clusters)
+    if together and is_distributed():
+        distributed.all_reduce(sums)
+        distributed.all_reduce(counts)
+    return sums, counts
 
 
 def lloyd(samples: Float[Tensor, "s d"], start: Float[Tensor, "k d"], steps: int = LLOYD_STEPS) -> Float[Tensor, "k d"]:

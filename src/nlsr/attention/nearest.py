@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, matching_dtype, to_tokens
-from nlsr.attention.chunked import unit_keys
-from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.attention.affinity import Affinity, Draws, Keep, map_size, matching_dtype, to_tokens
+from nlsr.attention.dense import embedding_width
+from nlsr.attention.embedding import EmbeddingOperator, unit_keys
 from nlsr.attention.few_keys import FewKeys, dots, sort_rows
+from nlsr.attention.streamed import recomputed
 from nlsr.errors import ShapeError
 
 SWEEPS = 4
@@ -78,10 +78,7 @@ class NearestAffinity(Affinity):
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         if self._stored is not None:
             return self._keys.draw(self._stored, values)
-        inputs = self._keys, *self._made_of, values
-        if torch.is_grad_enabled():
-            return checkpoint(_attend, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return _attend(*inputs)
+        return recomputed(_attend, self._keys, *self._made_of, values)
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
         queries = queries.to(self.index.device)
@@ -92,12 +89,10 @@ class NearestAffinity(Affinity):
         return rows.scatter(2, index.to(torch.int64), weights)
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
-        reached = torch.zeros(self.num_keys, dtype=torch.bool)
-        reached[self.index[:, queries.to(self.index.device)].flatten().cpu()] = True
-        return reached
+        return self.marked(self.index[:, queries.to(self.index.device)])
 
 
-class Nearest(Operator):
+class Nearest(EmbeddingOperator):
     """Match each position with the positions whose embedding has the largest cosine to its own.
 
     A 3x3 convolution embeds the features, as in LCoA. A position is among its own keys.
@@ -132,10 +127,6 @@ class Nearest(Operator):
 
     def floats_per_position(self, channels: int) -> int:
         return 3 * self.embed.out_channels + 22 * self.num_nearest + 64  # measured at 128x128
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
-        embedding = to_tokens(self.embed(features))
-        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))
 
 
 def _attend(keys: FewKeys, query: Tensor, key: Tensor, values: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Draws, Keep, Operator, map_size, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, unit_keys
-from nlsr.attention.dense import DenseAffinity, embedding_width
+from nlsr.attention.affinity import Draws, Keep, map_size, to_tokens
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
+from nlsr.attention.dense import embedding_width
+from nlsr.attention.embedding import EmbeddingOperator
 from nlsr.attention.hashing import bucket_codes, directions, num_buckets
 
 
-class NonLocalSparse(Operator):
+class NonLocalSparse(EmbeddingOperator):
     """Match positions within chunks of positions sorted by spherical hashing."""
 
     network_settings = ("reduction", "chunk_size", "rounds", "seed")
@@ -48,7 +49,3 @@ class NonLocalSparse(Operator):
 
     def floats_per_position(self, channels: int) -> int:
         return chunked_floats(self.embed.out_channels, channels, rounds=self.rounds, chunk_size=self.chunk_size)
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> DenseAffinity:
-        embedding = to_tokens(self.embed(features))
-        return DenseAffinity(embedding, unit_keys(embedding), size=map_size(features))

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, to_map, to_tokens
+from nlsr.attention.affinity import Draws, Keep, map_size, to_map, to_tokens
 from nlsr.attention.chunked import pick
-from nlsr.attention.grouped import GroupAffinity, Layout, Places, exact_heads, grouped_floats, joint_linear
-from nlsr.attention.leverage.affinities import check_heads
+from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats, joint_linear
+from nlsr.attention.heads import HeadsOperator
 from nlsr.errors import ShapeError
 
 OVERLAP = 2
@@ -124,7 +124,7 @@ class OverlappingWindows(Layout):
         return covers
 
 
-class OverlappingWindow(Operator):
+class OverlappingWindow(HeadsOperator):
     """Match the positions of each of the overlapping windows: softmax(d^(-1/2) query . key), head by head."""
 
     def __init__(
@@ -145,14 +145,10 @@ class OverlappingWindow(Operator):
             average: see `Average`.
         Raises: ShapeError if sizes do not fit each other.
         """
-        super().__init__()
-        width = width or channels
-        check_heads(width, heads)
+        super().__init__(channels, width=width, heads=heads, bias=False)
         if window_size <= OVERLAP:
             raise ShapeError(f"expected windows of more than {OVERLAP} positions along a side, got {window_size}")
-        self.query = nn.Linear(channels, width, bias=False)
-        self.key = nn.Linear(channels, width, bias=False)
-        self.heads, self.window_size, self.average = heads, window_size, average
+        self.window_size, self.average = window_size, average
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
@@ -164,16 +160,7 @@ class OverlappingWindow(Operator):
 
     def floats_per_position(self, channels: int) -> int:
         covers = (self.window_size / (self.window_size - OVERLAP)) ** 2
-        return int(covers * grouped_floats(self.query.out_features, channels, self.heads, keys=self.window_size**2))
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity:
-        query, key = self.query(to_tokens(features)) * self.score_scale, self.key(to_tokens(features))
-        return exact_heads(query, key, self.heads, map_size(features))
-
-    @property
-    def score_scale(self) -> float:
-        """What queries are multiplied by."""
-        return (self.query.out_features // self.heads) ** -0.5
+        return int(covers * grouped_floats(self.width, channels, self.heads, keys=self.window_size**2))
 
     def layout(self, height: int, width: int) -> OverlappingWindows:
         return OverlappingWindows(height, width, self.window_size, average=self.average)

@@ -14,9 +14,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, to_tokens
-from nlsr.attention.grouped import GroupAffinity, Layout, Places, exact_heads, grouped_floats
-from nlsr.attention.leverage.affinities import check_heads
+from nlsr.attention.affinity import Draws, Keep, map_size, to_tokens
+from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats
+from nlsr.attention.heads import HeadsOperator
 from nlsr.errors import ShapeError
 
 
@@ -96,7 +96,7 @@ class Windows(Layout):
         return self.restore(numbers)[None, ..., 0].long()
 
 
-class ShiftedWindow(Operator):
+class ShiftedWindow(HeadsOperator):
     """Match the positions of each window: softmax(d^(-1/2) query . key + bias), head by head."""
 
     groups_are = "windows"
@@ -121,14 +121,10 @@ class ShiftedWindow(Operator):
             embeds: makes queries and keys; False for a network that gives them to `match_embedded`.
         Raises: ShapeError if sizes do not fit each other.
         """
-        super().__init__()
-        check_heads(channels, heads)
+        super().__init__(channels, heads=heads, embeds=embeds)
         if window_size < 1:
             raise ShapeError(f"expected windows of at least 1 position along a side, got {window_size}")
-        self.heads, self.window_size, self.shifted, self.width = heads, window_size, shifted, channels
-        if embeds:
-            self.query = nn.Linear(channels, channels)
-            self.key = nn.Linear(channels, channels)
+        self.window_size, self.shifted = window_size, shifted
         self.offset_bias = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, 1 if shared_bias else heads))
         nn.init.normal_(self.offset_bias, std=0.02)
 
@@ -160,16 +156,6 @@ class ShiftedWindow(Operator):
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=self.window_size**2)
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity:
-        """Without the bias, which belongs to slots."""
-        query, key = self.query(to_tokens(features)) * self.score_scale, self.key(to_tokens(features))
-        return exact_heads(query, key, self.heads, map_size(features))
-
-    @property
-    def score_scale(self) -> float:
-        """What queries are multiplied by."""
-        return (self.width // self.heads) ** -0.5
 
 
 def _joined(parts: list[Tensor], *, dim: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 BLOCK_BYTES = 16 * 2**20
 """Memory of one block of scores; larger blocks leave the caches of a processor and were not faster."""
@@ -46,6 +47,17 @@ def uncut() -> Iterator[None]:
 _uncut: ContextVar[bool] = ContextVar("uncut", default=False)
 
 
+def query_blocks(batch: int, length: int, bytes_per_query: int) -> list[Block]:
+    """Several whole images, or some queries of one, as many as `BLOCK_BYTES` hold the scores of."""
+    together = max(1, budget(BLOCK_BYTES) // (bytes_per_query * length))
+    step = max(1, budget(BLOCK_BYTES) // bytes_per_query)
+    return [
+        (slice(first, first + together), slice(start, start + step))
+        for first in range(0, batch, together)
+        for start in range(0, length, step)
+    ]
+
+
 def in_blocks(
     attend: Callable[..., Tensor], blocks: Sequence[Block], result: tuple[int, ...], *tensors: Tensor
 ) -> Tensor:
@@ -83,6 +95,13 @@ class _InBlocks(torch.autograd.Function):
                 for total, gradient in zip((t for t in totals if t is not None), found, strict=True):
                     total[block[0]] += gradient
         return None, None, None, *totals
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+    """function(*inputs); in training, what it makes on the way is made again in backward."""
+    if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in inputs):
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)
 
 
 def check_first_order() -> None:

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, check_size, map_size, to_map, to_tokens
-from nlsr.attention.grouped import EveryKey, GroupAffinity, exact_heads, grouped_floats, joint_linear
+from nlsr.attention.affinity import Draws, Keep, check_size, map_size, to_map, to_tokens
+from nlsr.attention.grouped import EveryKey, GroupAffinity, grouped_floats, joint_linear
+from nlsr.attention.heads import HeadsOperator, check_heads
 from nlsr.attention.learnable_collaborative import assign, directions, is_distributed, member_sums
-from nlsr.attention.leverage.affinities import check_heads
 from nlsr.attention.sorted_chunks import SortedChunks
 from nlsr.errors import ShapeError
 from nlsr.mirror import mirrored
@@ -88,7 +88,7 @@ class TokenAffinity(GroupAffinity):
     """What was matched, and what the centres learn from."""
 
 
-class TokenAggregation(Operator):
+class TokenAggregation(HeadsOperator):
     """Match positions within chunks of positions sorted by their nearest centre, and with the next chunk.
 
     softmax(d^(-1/2) query . key) head by head, with query and key linear in the features.
@@ -117,18 +117,14 @@ class TokenAggregation(Operator):
             chunk_size: sorted positions per chunk; each attends to two chunks. The paper calls it a group.
         Raises: ShapeError if sizes do not fit each other.
         """
-        super().__init__()
-        width = width or channels
-        check_heads(width, heads)
+        super().__init__(channels, width=width, heads=heads, bias=False)
         if min(num_centres, chunk_size, num_steps) < 1:
             raise ShapeError(
                 "expected num_centres, chunk_size and num_steps above zero, got "
                 f"{num_centres}, {chunk_size}, {num_steps}"
             )
         self.centres = TokenCentres(num_centres, channels, num_steps=num_steps, decay=centre_decay)
-        self.query = nn.Linear(channels, width, bias=False)
-        self.key = nn.Linear(channels, width, bias=False)
-        self.heads, self.chunk_size = heads, chunk_size
+        self.chunk_size = chunk_size
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
@@ -156,16 +152,7 @@ class TokenAggregation(Operator):
         return affinity
 
     def floats_per_position(self, channels: int) -> int:
-        return grouped_floats(self.query.out_features, channels, self.heads, keys=2 * self.chunk_size)
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity:
-        query, key = self.query(to_tokens(features)) * self.score_scale, self.key(to_tokens(features))
-        return exact_heads(query, key, self.heads, map_size(features))
-
-    @property
-    def score_scale(self) -> float:
-        """What queries are multiplied by."""
-        return (self.query.out_features // self.heads) ** -0.5
+        return grouped_floats(self.width, channels, self.heads, keys=2 * self.chunk_size)
 
     def observe(self, affinity: TokenAffinity) -> tuple[Tensor, ...]:
         return (affinity.tokens.detach(),)
@@ -249,10 +236,7 @@ def step(flat: Float[Tensor, "s c"], centres: Float[Tensor, "k c"], *, together:
         together: whether sums are those of all ranks.
     """
     centres = directions(centres)
-    sums, counts = member_sums(flat, assign(flat.detach(), centres), len(centres))
-    if together and is_distributed():
-        distributed.all_reduce(sums)
-        distributed.all_reduce(counts)
+    sums, counts = member_sums(flat, assign(flat.detach(), centres), len(centres), together=together)
     return torch.where(counts[:, None] > 0, directions(sums), centres)
 
 

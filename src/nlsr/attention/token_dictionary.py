@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, matching_dtype, to_tokens
-from nlsr.attention.grouped import GroupAffinity, exact_heads, grouped_floats
-from nlsr.attention.leverage.affinities import check_heads
+from nlsr.attention.affinity import Affinity, Draws, Keep, map_size, matching_dtype, to_tokens
+from nlsr.attention.grouped import GroupAffinity, grouped_floats
+from nlsr.attention.heads import HeadsOperator
 from nlsr.attention.sorted_chunks import SortedChunks
 from nlsr.errors import ShapeError
 
@@ -111,7 +111,7 @@ class Refinement(nn.Module):
         return kept * dictionary + (1 - kept) * (attention @ tokens)
 
 
-class TokenCategories(Operator):
+class TokenCategories(HeadsOperator):
     """Match positions within chunks of positions sorted by category: softmax(scale * query . key), head by head.
 
     Neither queries nor keys are normalised. In ATD the categories come from a dictionary that adapts to the image
@@ -142,14 +142,11 @@ class TokenCategories(Operator):
             seed: of the directions.
         Raises: ShapeError if sizes do not fit each other.
         """
-        super().__init__()
-        check_heads(channels, heads)
+        super().__init__(channels, heads=heads, embeds=num_tokens is not None)
         if chunk_size < 1:
             raise ShapeError(f"expected a chunk_size above zero, got {chunk_size}")
-        self.heads, self.chunk_size, self.width = heads, chunk_size, channels
+        self.chunk_size = chunk_size
         if num_tokens is not None:
-            self.query = nn.Linear(channels, channels)
-            self.key = nn.Linear(channels, channels)
             directions = torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(seed))
             self.register_buffer("dictionary", F.normalize(directions, dim=-1))
         self.log_scale = nn.Parameter(torch.full((1, 1), math.log(10)))
@@ -175,15 +172,11 @@ class TokenCategories(Operator):
     ) -> GroupAffinity:
         """As `match`, for whoever has categories, queries and keys of a height x width map already."""
         layout = SortedChunks(labels, chunk_size=self.chunk_size, size=(height, width))
-        return GroupAffinity(layout, query * self.score_scale(), key, heads=self.heads, keep=keep)
+        return GroupAffinity(layout, query * self.score_scale, key, heads=self.heads, keep=keep)
 
+    @property
     def score_scale(self) -> Float[Tensor, "1 1"]:
-        """What queries are multiplied by."""
         return self.log_scale.clamp(max=LARGEST_LOG_SCALE).exp()
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=self.chunk_size)
-
-    def exact(self, features: Float[Tensor, "b c h w"]) -> Affinity:
-        query, key = self.query(to_tokens(features)) * self.score_scale(), self.key(to_tokens(features))
-        return exact_heads(query, key, self.heads, map_size(features))

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
+from nlsr import networks
 from nlsr.attention.streamed import uncut
 from nlsr.benchmark.counting import count
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
 from nlsr.memory import peak_memory, reset_peak, total_memory
-from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr.networks import PRESETS, Network
 from nlsr.report import Report
 
 OUTPUT = (720, 1280)
@@ -114,9 +115,7 @@ def measure(
 
 def build(name: str, scale: int) -> Network:
     """An untrained network by the name of its preset, in eval mode."""
-    config = PRESETS[name](scale)
-    torch.manual_seed(0)
-    return dict(NETWORKS.values())[type(config)](config).eval()
+    return networks.build(PRESETS[name](scale)).eval()
 
 
 @functools.cache

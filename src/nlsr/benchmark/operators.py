@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlsr.attention import CrossScaleAttention, SharedAttention, build_operator
+from nlsr.attention import CrossScale, CrossScaleAttention, SharedAttention, build_operator
 from nlsr.attention.global_learnable import global_learnable_values
 from nlsr.benchmark.counting import count
 from nlsr.benchmark.workers import Failed, Worker
@@ -163,7 +163,7 @@ def _module(name: str, channels: int, what: str) -> nn.Module:
     if what in ("shared", "unshared"):
         return Stack(name, channels, share=what == "shared")
     if name == "cross-scale":
-        return CrossScaleAttention(channels, 2)
+        return CrossScaleAttention(channels, CrossScale(channels))
     return _Single(_block(name, channels, matches=True))
 
 

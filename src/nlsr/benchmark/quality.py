@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nlsr.attention import OPERATORS, Affinity, ChunkedAffinity, DenseAffinity, KMeans
 from nlsr.attention.affinity import to_tokens
-from nlsr.attention.chunked import unit_keys
+from nlsr.attention.embedding import unit_keys
 from nlsr.attention.global_learnable import super_bits
 from nlsr.attention.hashing import bucket_codes, num_buckets
 from nlsr.default import DEFAULT_MODEL

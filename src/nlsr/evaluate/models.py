@@ -130,22 +130,18 @@ def _published_tiling(network: Network) -> Callable[[Upscale, Tensor], Tensor]:
     """
     tilings: dict[str, Callable[[Upscale, Tensor], Tensor]] = {
         "asid": average_tiles,
-        "atd": lambda upscale, low_res: upscale(low_res),
-        "catanet": lambda upscale, low_res: upscale(low_res),
         "csnln": partial(csnln_quarters, scale=network.scale),
-        "dlsn": edsr_quarters,
-        "enlcn": edsr_quarters,
-        "lcoan": edsr_quarters,
-        "nlan": edsr_quarters,
-        "nlsn": edsr_quarters,
-        "pft": lambda upscale, low_res: upscale(low_res),
-        "pan": lambda upscale, low_res: upscale(low_res),
-        "smfanet": lambda upscale, low_res: upscale(low_res),
+        **dict.fromkeys(("dlsn", "enlcn", "lcoan", "nlan", "nlsn"), edsr_quarters),
+        **dict.fromkeys(("atd", "catanet", "pan", "pft", "smfanet"), _whole),
     }
     kind = name_of(network)
     if kind not in tilings:
         raise UsageError(f"--tiles published: nothing is published of {kind}; leave it out")
     return tilings[kind]
+
+
+def _whole(upscale: Upscale, low_res: Tensor) -> Tensor:
+    return upscale(low_res)
 
 
 def _redrawing(network: Network, upscale: Upscale, seed: int) -> Upscale:

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import Affinity, Keep, Operator
+from nlsr.attention import Affinity, Keep
 from nlsr.attention.affinity import matching_dtype
 from nlsr.attention.channel import ChannelAttention, Pattern
 from nlsr.attention.shared_window import SharedGrid, SharedWindow, SharedWindowAttention
 from nlsr.errors import ShapeError
 from nlsr.networks.network import Collect, Network, NetworkDraws
-from nlsr.networks.parts import DirectUpsampler, check_low_res
+from nlsr.networks.parts import DirectUpsampler, check_low_res, factors
 
 SIDE = 8
 """Side of every window and grid, as published. The sides of padded images are multiples of it."""
@@ -61,8 +61,7 @@ class ASID(Network):
         """Raises: ShapeError for another scale than 2, 3 or 4, and for channels that cannot be distilled."""
         super().__init__(config)
         channels = config.channels
-        if config.scale not in (2, 3, 4):
-            raise ShapeError(f"expected a scale of 2, 3 or 4, got {config.scale}")
+        factors(config.scale)
         if channels % 4 or channels < 8:
             raise ShapeError(f"expected channels that are a multiple of 4 and at least 8, got {channels}")
         self.head = nn.Conv2d(3, channels, 3, padding=1)
@@ -98,9 +97,6 @@ class ASID(Network):
         upsampler makes; measured."""
         config = self.config
         return 4 * (30 * config.channels + 2 * STAGES * SIDE**2 + 2 * 3 * config.scale**2)
-
-    def operators(self) -> list[Operator]:
-        return [module for module in self.modules() if isinstance(module, Operator)]
 
 
 class Group(nn.Module):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import Keep, Operator
+from nlsr.attention import Keep
 from nlsr.attention.overlapping_window import Average, OverlappingWindow, OverlappingWindowAttention
 from nlsr.attention.token_aggregation import Aggregation, TokenAggregation, TokenAggregationAttention
 from nlsr.errors import ShapeError
@@ -100,9 +100,6 @@ class CATANet(Network):
         config = self.config
         slots = 38 if config.share else 28
         return 2 * config.channels * max(2 * slots, 7 * config.scale**2)
-
-    def operators(self) -> list[Operator]:
-        return [module for module in self.modules() if isinstance(module, Operator)]
 
 
 class Block(nn.Module):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from nlsr.attention import Operator
 from nlsr.errors import ShapeError, UsageError
 from nlsr.renamed import translated
 
@@ -34,6 +35,16 @@ def configure(kind: type[Any], values: dict[str, Any]) -> Any:
     if problems:
         raise ShapeError("; ".join(problems))
     return config
+
+
+def settings_for(kind: type[Operator], config: Any, *, seed: int = 0) -> dict[str, Any]:
+    """What an operator wants of a config: see `Operator.network_settings`.
+
+    Args:
+        seed: the number of the operator in the network.
+    """
+    known = vars(config) | {"seed": seed}
+    return {name: known[name] for name in kind.network_settings if name in known}
 
 
 def check_config(config: Any) -> None:

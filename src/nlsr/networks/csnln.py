@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nlsr.attention.affinity import Affinity, Keep, Operator
-from nlsr.attention.cross_scale import CrossScaleAttention, pad_to_multiple
+from nlsr.attention.cross_scale import CrossScale, CrossScaleAttention, pad_to_multiple
 from nlsr.attention.dense import nonlocal_attention
-from nlsr.errors import ShapeError
+from nlsr.networks.configs import settings_for
 from nlsr.networks.network import Collect, Network, NetworkDraws
-from nlsr.networks.parts import check_low_res, mean_colour
+from nlsr.networks.parts import check_low_res, factors, mean_colour
 
 KERNELS = {2: (6, 2), 3: (9, 3), 4: (8, 2)}
 """Factor -> size and padding of the convolutions that change the size of a map."""
@@ -56,8 +56,6 @@ class CSNLN(Network):
     def __init__(self, config: CSNLNConfig) -> None:
         """Raises: ShapeError for another scale than 2, 3 or 4, or if sizes do not fit each other."""
         super().__init__(config)
-        if config.scale not in (2, 3, 4):
-            raise ShapeError(f"expected a scale of 2, 3 or 4, got {config.scale}")
         channels = config.channels
         self.head = nn.Sequential(_convolve(3, channels), _convolve(channels, channels))
         self.cell = SelfExemplarCell(config)
@@ -70,7 +68,7 @@ class CSNLN(Network):
         check_low_res(low_res)
         height, width = (self.scale * side for side in low_res.shape[2:])
         mean = mean_colour(low_res)
-        features = self.head(pad_to_multiple(low_res - mean, _factors(self.scale)[0]))
+        features = self.head(pad_to_multiple(low_res - mean, factors(self.scale)[0]))
         upscaled = mean if self.tail.bias is None else mean + self.tail.bias.view(1, 3, 1, 1)
         for index in range(self.config.recurrences):
             if torch.is_grad_enabled():  # a recurrence is computed again in backward: twelve would fill a GPU
@@ -98,7 +96,8 @@ class CSNLN(Network):
         return 4 * self.config.channels * (6 + 7 * self.scale**2)
 
     def operators(self) -> list[Operator]:
-        return self.cell.operators() * self.config.recurrences
+        """Those of the cell, once for each recurrence."""
+        return super().operators() * self.config.recurrences
 
 
 class SelfExemplarCell(nn.Module):
@@ -112,7 +111,7 @@ class SelfExemplarCell(nn.Module):
         channels = config.channels
         self.stages = nn.ModuleList()
         enlarged = 1
-        for factor in _factors(config.scale):
+        for factor in factors(config.scale):
             enlarged *= factor
             self.stages.append(Stage(config, factor, enlarged))
         self.down = _shrink(channels, enlarged)
@@ -128,16 +127,6 @@ class SelfExemplarCell(nn.Module):
             high_res, matched = stage(high_res, features)
             affinities += matched
         return self.post(self.down(high_res)), high_res, affinities
-
-    def operators(self) -> list[Operator]:
-        """Those that match in one recurrence, in order."""
-        projections = [stage.projection for stage in self.stages if isinstance(stage, Stage)]
-        return [
-            operator
-            for projection in projections
-            for operator in (projection.in_scale.operator, projection.cross_scale.operator)
-            if operator is not None
-        ]
 
 
 class Stage(nn.Module):
@@ -169,13 +158,8 @@ class MultiSourceProjection(nn.Module):
         channels = config.channels
         self.in_scale = nonlocal_attention(channels, reduction=config.reduction, input_scale=0.0)
         self.up = _enlarge(channels, factor)
-        self.cross_scale = CrossScaleAttention(
-            channels,
-            factor,
-            reduction=config.reduction,
-            softmax_scale=config.softmax_scale,
-            overlap_average=config.overlap_average,
-        )
+        operator = CrossScale(channels, factor, **settings_for(CrossScale, config))
+        self.cross_scale = CrossScaleAttention(channels, operator)
         self.refine = nn.Sequential(_convolve(channels, channels), nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c fh fw"], list[Affinity]]:
@@ -183,11 +167,6 @@ class MultiSourceProjection(nn.Module):
         cross_scale, cross_scale_affinity = self.cross_scale.attend(features)
         fused = cross_scale + self.refine(cross_scale - self.up(in_scale))
         return fused, [in_scale_affinity, cross_scale_affinity]
-
-
-def _factors(scale: int) -> tuple[int, ...]:
-    """The factor by which each stage enlarges."""
-    return (2, 2) if scale == 4 else (scale,)
 
 
 def _convolve(in_channels: int, channels: int) -> nn.Sequential:

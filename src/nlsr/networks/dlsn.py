@@ -6,6 +6,7 @@ Source: Su et al., "Global Learnable Attention for Single Image Super-Resolution
 from dataclasses import dataclass
 
 from nlsr.attention import GlobalLearnable, SharedAttention, global_learnable_attention
+from nlsr.networks.configs import settings_for
 from nlsr.networks.residual_groups import ResidualGroupsNetwork
 
 
@@ -36,12 +37,5 @@ class DLSN(ResidualGroupsNetwork):
     config: DLSNConfig
 
     def _attention(self, index: int) -> SharedAttention:
-        config = self.config
-        operator = GlobalLearnable(
-            config.channels,
-            reduction=config.reduction,
-            chunk_size=config.chunk_size,
-            rounds=config.rounds,
-            seed=index,
-        )
-        return global_learnable_attention(config.channels, operator)
+        channels, settings = self.config.channels, settings_for(GlobalLearnable, self.config, seed=index)
+        return global_learnable_attention(channels, GlobalLearnable(channels, **settings))

@@ -7,6 +7,7 @@ arXiv 2201.03794.
 from dataclasses import dataclass
 
 from nlsr.attention import EfficientContrastive, SharedAttention
+from nlsr.networks.configs import settings_for
 from nlsr.networks.interleaved import InterleavedNetwork
 
 
@@ -35,12 +36,6 @@ class ENLCN(InterleavedNetwork):
     config: ENLCNConfig
 
     def _attention(self, *, seed: int) -> SharedAttention:
-        config = self.config
-        operator = EfficientContrastive(
-            config.channels,
-            reduction=config.reduction,
-            num_features=config.num_features,
-            amplification=config.amplification,
-            seed=seed,
-        )
-        return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
+        channels, settings = self.config.channels, settings_for(EfficientContrastive, self.config, seed=seed)
+        operator = EfficientContrastive(channels, **settings)
+        return SharedAttention(channels, operator, residual_scale=self.config.residual_scale)

@@ -14,6 +14,7 @@ from nlsr.attention import Operator, SharedAttention, build_operator
 from nlsr.attention.learnable_collaborative import Learning
 from nlsr.attention.registry import operator_class
 from nlsr.errors import ShapeError
+from nlsr.networks.configs import settings_for
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, upsampling_values
 from nlsr.networks.residual_groups import ResidualGroupsNetwork
 
@@ -118,8 +119,7 @@ def _operator(config: LCoANConfig, index: int) -> Operator:
 
     Raises: ShapeError if what it draws is of another size.
     """
-    known, wanted = vars(config) | {"seed": index}, operator_class(config.operator).network_settings
-    settings = {name: known[name] for name in wanted if name in known} | config.operator_settings
+    settings = settings_for(operator_class(config.operator), config, seed=index) | config.operator_settings
     operator = build_operator(config.operator, config.channels, settings)
     if operator.scale != 1:
         raise ShapeError(f"operator '{config.operator}' enlarges what it draws, which no group can add to its features")

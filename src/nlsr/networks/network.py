@@ -111,8 +111,8 @@ class Network(nn.Module, ABC):
         """Peak memory per low-res pixel of upscaling without gradients, beyond the weights."""
 
     def operators(self) -> list[Operator]:
-        """Those that matched the affinities of a trace, in the same order."""
-        return []
+        """Those that matched the affinities of a trace, in the same order; by default each module that is one, once."""
+        return [module for module in self.modules() if isinstance(module, Operator)]
 
     def _attentions(self) -> list[SharedAttention]:
         return [module for module in self.modules() if isinstance(module, SharedAttention)]

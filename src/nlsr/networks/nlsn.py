@@ -6,6 +6,7 @@ Source: Mei et al., "Image Super-Resolution with Non-Local Sparse Attention", CV
 from dataclasses import dataclass
 
 from nlsr.attention import NonLocalSparse, SharedAttention
+from nlsr.networks.configs import settings_for
 from nlsr.networks.interleaved import InterleavedNetwork
 
 
@@ -34,12 +35,6 @@ class NLSN(InterleavedNetwork):
     config: NLSNConfig
 
     def _attention(self, *, seed: int) -> SharedAttention:
-        config = self.config
-        operator = NonLocalSparse(
-            config.channels,
-            reduction=config.reduction,
-            chunk_size=config.chunk_size,
-            rounds=config.rounds,
-            seed=seed,
-        )
-        return SharedAttention(config.channels, operator, residual_scale=config.residual_scale)
+        channels, settings = self.config.channels, settings_for(NonLocalSparse, self.config, seed=seed)
+        operator = NonLocalSparse(channels, **settings)
+        return SharedAttention(channels, operator, residual_scale=self.config.residual_scale)

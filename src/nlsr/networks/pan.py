@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention import Keep, PixelAttention, PixelAttentionConv
-from nlsr.errors import ShapeError
 from nlsr.networks.network import Collect, Network, NetworkDraws
-from nlsr.networks.parts import check_low_res
+from nlsr.networks.parts import check_low_res, factors
 
 SLOPE = 0.2
 """Negative slope of every leaky ReLU."""
@@ -42,15 +41,12 @@ class PAN(Network):
     def __init__(self, config: PANConfig) -> None:
         """Raises: ShapeError for another scale than 2, 3 or 4."""
         super().__init__(config)
-        factors = {2: (2,), 3: (3,), 4: (2, 2)}.get(config.scale)
-        if factors is None:
-            raise ShapeError(f"expected a scale of 2, 3 or 4, got {config.scale}")
         channels, narrow = config.channels, config.upsampler_channels
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.blocks = nn.Sequential(*(SelfCalibratedBlock(channels) for _ in range(config.num_blocks)))
         self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
-        widths = [channels] + [narrow] * len(factors)
-        self.upsample = nn.Sequential(*(Enlarge(a, narrow, f) for a, f in zip(widths, factors, strict=False)))
+        first, *others = factors(config.scale)
+        self.upsample = nn.Sequential(Enlarge(channels, narrow, first), *(Enlarge(narrow, narrow, f) for f in others))
         self.tail = nn.Conv2d(narrow, 3, 3, padding=1)
 
     def _upscale(

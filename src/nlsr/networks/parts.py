@@ -1,7 +1,5 @@
 """What several networks really share: residual block, upsampler, the mean colour of the training images."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,7 +30,7 @@ class EdsrUpsampler(nn.Sequential):
 
     def __init__(self, channels: int, scale: int) -> None:
         layers: list[nn.Module] = []
-        for factor in _factors(scale):
+        for factor in factors(scale):
             layers += [nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor)]
         super().__init__(*layers, nn.Conv2d(channels, 3, 3, padding=1))
 
@@ -62,9 +60,8 @@ def check_low_res(low_res: Tensor) -> None:
         raise ShapeError(f"expected low_res (batch, 3, height, width), got {tuple(low_res.shape)}{hint}")
 
 
-def _factors(scale: int) -> list[int]:
-    if scale == 3:
-        return [3]
-    if scale in (2, 4):
-        return [2] * int(math.log2(scale))
-    raise ShapeError(f"expected a scale of 2, 3 or 4, got {scale}")
+def factors(scale: int) -> tuple[int, ...]:
+    """The factors by which features are enlarged in turn. Raises: ShapeError for another scale than 2, 3 or 4."""
+    if scale not in (2, 3, 4):
+        raise ShapeError(f"expected a scale of 2, 3 or 4, got {scale}")
+    return (2, 2) if scale == 4 else (scale,)

@@ -1,71 +1,43 @@
 """The trunk that LCoAN, NLAN and DLSN share: residual groups, each of which ends in an attention."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nlsr.attention import Affinity, Draws, Keep, Operator, SharedAttention
-from nlsr.networks.network import Collect, Network, NetworkDraws, draws_in_turn
-from nlsr.networks.parts import EdsrUpsampler, ResidualBlock, check_low_res, mean_colour, upsampling_values
+from nlsr.attention import Affinity, Draws, Keep, SharedAttention
+from nlsr.networks.network import Collect
+from nlsr.networks.parts import ResidualBlock
+from nlsr.networks.trunk import TrunkNetwork
 
 
-class ResidualGroupsNetwork(Network):
+class ResidualGroupsNetwork(TrunkNetwork):
     """An EDSR in groups with attentions. A subclass says which attention a group has."""
 
-    def __init__(self, config: Any) -> None:
-        """Raises: ShapeError if sizes do not fit each other."""
-        super().__init__(config)
-        channels = config.channels
-        self.head = nn.Conv2d(3, channels, 3, padding=1)
+    def _make_trunk(self) -> None:
         self.groups = nn.ModuleList(
-            ResidualGroup(config, lambda index=index: self._attention(index)) for index in range(config.num_groups)
+            ResidualGroup(self.config, lambda index=index: self._attention(index))
+            for index in range(self.config.num_groups)
         )
-        self.fuse = nn.Conv2d(channels, channels, 3, padding=1)
-        self.upsample = self._upsampler()
 
     @abstractmethod
     def _attention(self, index: int) -> SharedAttention | None:
         """What a group ends in; without an operator of its own it reuses the affinity of a group before."""
 
-    def _upsampler(self) -> nn.Module:
-        return EdsrUpsampler(self.config.channels, self.scale)
-
-    def _upscale(
-        self, low_res: Float[Tensor, "b 3 h w"], *, draws: NetworkDraws | None, keep: Keep, collect: Collect
-    ) -> Float[Tensor, "b 3 sh sw"]:
-        check_low_res(low_res)
-        mean, turn = mean_colour(low_res), draws_in_turn(draws)
-        shallow = deep = self.head(low_res - mean)
+    def _refine(
+        self, features: Float[Tensor, "b c h w"], turn: Iterator[Draws | None], *, keep: Keep, collect: Collect
+    ) -> Float[Tensor, "b c h w"]:
         affinity = None
         for group in self.groups:  # some match, the others reuse
             if group.matches:
                 affinity = None  # that of a group before lives no longer
-                deep, affinity = group(deep, None, draws=next(turn), keep=keep)
+                features, affinity = group(features, None, draws=next(turn), keep=keep)
                 collect(affinity)
             else:
-                deep, affinity = group(deep, affinity, draws=None, keep=keep)
-        affinity = None  # nothing needs it any longer
-        return self.upsample(shallow + self.fuse(deep)) + self._base(low_res, mean)
-
-    def _base(self, low_res: Float[Tensor, "b 3 h w"], mean: Float[Tensor, "1 3 1 1"]) -> Tensor:
-        """What the trunk adds its result to."""
-        return mean
-
-    def bytes_per_pixel(self) -> int:
-        """The greater of two: feature maps and one affinity, and what the upsampler makes; measured."""
-        return 4 * max(6 * self.config.channels + self._held(), upsampling_values(self.config.channels, self.scale))
-
-    def _held(self) -> int:
-        """Numbers per position of the affinity that needs most."""
-        channels = self.config.channels
-        return max((operator.floats_per_position(channels) for operator in self.operators()), default=0)
-
-    def operators(self) -> list[Operator]:
-        attentions = [group.attention for group in self.groups if isinstance(group, ResidualGroup)]
-        return [attention.operator for attention in attentions if attention and attention.operator]
+                features, affinity = group(features, affinity, draws=None, keep=keep)
+        return features
 
 
 class ResidualGroup(nn.Module):

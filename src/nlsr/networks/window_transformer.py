@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlsr.attention import Keep, Operator
+from nlsr.attention import Keep
 from nlsr.attention.affinity import map_size, to_map, to_tokens
-from nlsr.errors import ShapeError
 from nlsr.mirror import mirrored
 from nlsr.networks.network import Collect, Network, NetworkDraws
-from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, check_low_res, mean_colour
+from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, check_low_res, factors, mean_colour
 
 Upsampler = Literal["direct", "classical"]
 """One convolution to all values of a pixel, as the light networks have, or several at 64 channels."""
@@ -27,8 +26,7 @@ class WindowTransformer(Network):
     def __init__(self, config: Any) -> None:
         """Raises: ShapeError for another scale than 2, 3 or 4, or if sizes do not fit each other."""
         super().__init__(config)
-        if config.scale not in (2, 3, 4):
-            raise ShapeError(f"expected a scale of 2, 3 or 4, got {config.scale}")
+        factors(config.scale)
         channels = config.channels
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.first_norm = nn.LayerNorm(channels)
@@ -66,9 +64,6 @@ class WindowTransformer(Network):
             features = F.leaky_relu(self.narrow(features))
         upscaled = self.upsample(features)[:, :, : self.scale * height, : self.scale * width]
         return upscaled + mean
-
-    def operators(self) -> list[Operator]:
-        return [module for module in self.modules() if isinstance(module, Operator)]
 
 
 def on_tokens(layer: nn.Module, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:

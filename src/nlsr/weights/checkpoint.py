@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from nlsr import networks
 from nlsr.attention import operator_name
 from nlsr.errors import CheckpointError, ModelNotFoundError, NlsrError, NlsrWarning, UsageError
 from nlsr.files import replacing
@@ -131,11 +132,8 @@ def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
             f"{path}: expected format {FORMAT} and a network of {', '.join(NETWORKS)}; "
             f"got {metadata['format']} and '{name}'; a newer nlsr may know it"
         )
-    config_type, network_type = NETWORKS[name]
     try:
-        # Building draws initial weights; loading must not move the caller's draws.
-        with torch.random.fork_rng(devices=[]):
-            network = network_type(configure(config_type, dict(json.loads(metadata["config"]))))
+        network = networks.build(configure(NETWORKS[name][0], dict(json.loads(metadata["config"]))))
         network.joined_patches = int(metadata.get("joined_patches", 1))
     except (TypeError, ValueError, KeyError, NlsrError) as error:
         raise CheckpointError(f"{path}: the config inside does not fit {name} ({error})") from error

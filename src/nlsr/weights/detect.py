@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nlsr.errors import CheckpointError, NlsrError
-from nlsr.networks import NETWORKS, Network, configure
+from nlsr.networks import NETWORKS, Network, build, configure
 from nlsr.networks.parts import DIV2K_MEAN
 from nlsr.renamed import translated
 from nlsr.weights.checkpoint import mismatches, shorten
@@ -73,11 +73,9 @@ def build_published(path: str | Path, tensors: Tensors, settings: dict[str, Any]
     detected = detect(path, tensors)
     settings = translated(NETWORKS[detected.network][0].__name__, settings)
     _check_settings(path, detected, settings)
-    config_type, network_type = NETWORKS[detected.network]
     try:
-        with torch.random.fork_rng(devices=[]):
-            config = configure(config_type, detected.sizes | settings)
-            network = network_type(config)
+        config = configure(NETWORKS[detected.network][0], detected.sizes | settings)
+        network = build(config)
     except NlsrError as error:
         raise CheckpointError(
             f"{path}: closest to {detected.network}, but no such network can be built: {error}"

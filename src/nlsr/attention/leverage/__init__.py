@@ -4,7 +4,8 @@ Source: Kannan et al., "LevAttention: Time, Space, and Streaming Efficient Algor
 arXiv 2410.05462.
 """
 
-from nlsr.attention.leverage.affinities import HeadsAffinity, KeySetAffinity, PowerAffinity
+from nlsr.attention.heads import HeadsAffinity
+from nlsr.attention.leverage.affinities import KeySetAffinity, PowerAffinity
 from nlsr.attention.leverage.distributed import distributed_leverage_scores, distributed_threshold, distributed_top_r
 from nlsr.attention.leverage.multi_head import MultiHeadLeverage
 from nlsr.attention.leverage.operator import Leverage

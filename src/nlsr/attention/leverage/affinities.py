@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,8 +18,7 @@ from nlsr.attention.affinity import Affinity, Keep, matching_dtype
 from nlsr.attention.leverage.gram import GramSum, lift, lifted_width
 from nlsr.attention.leverage.scores import check_power
 from nlsr.attention.leverage.selection import KeySet
-from nlsr.attention.streamed import BLOCK_BYTES, Block, budget, in_blocks
-from nlsr.errors import ShapeError
+from nlsr.attention.streamed import Block, in_blocks, query_blocks
 
 Denominator = Literal["exact", "restricted"]
 """What power attention divides by: the sum over all keys, or over those in the set."""
@@ -62,9 +60,7 @@ class SetAffinity(Affinity):
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
         indices, present = self.key_set.indices, self.key_set.present
-        reached = torch.zeros(self.num_keys, dtype=torch.bool)
-        reached[(indices if present is None else indices[present]).flatten().cpu()] = True
-        return reached
+        return self.marked(indices if present is None else indices[present])
 
     @abstractmethod
     def _weights(self, query: Tensor, key: Tensor, present: Tensor | None = None) -> Tensor:
@@ -141,55 +137,6 @@ class PowerAffinity(SetAffinity):
         return _powers(query, key, self.p)
 
 
-class HeadsAffinity(Affinity):
-    """One affinity per head, each for its own equal part of the values' channels.
-
-    Rows are those of all heads, folded into the batch: row b * heads + h belongs to head h of image b.
-    """
-
-    def __init__(self, affinity: Affinity, heads: int) -> None:
-        """
-        Args:
-            affinity: the affinity of all images and heads, folded into the batch.
-        """
-        super().__init__(affinity.num_queries, affinity.num_keys, size=(affinity.height, affinity.width))
-        self.affinity, self.heads = affinity, heads
-
-    def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
-        """Raises: ShapeError if the channels cannot be shared out equally."""
-        return join_heads(self.affinity.aggregate(split_heads(values, self.heads)), self.heads)
-
-    def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b_heads q keys"]:
-        return self.affinity.rows(queries)
-
-    @property
-    def reach_is(self) -> str:  # type: ignore[override]
-        return self.affinity.reach_is
-
-    def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"] | None:
-        return self.affinity.reach(queries)
-
-    def groups(self) -> Int[Tensor, "b_heads r keys"] | None:
-        return self.affinity.groups()
-
-
-def split_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b_heads l part"]:
-    """Equal parts of the channels, folded into the batch. Raises: ShapeError if heads do not divide the channels."""
-    check_heads(tokens.shape[2], heads)
-    return rearrange(tokens, "b l (heads part) -> (b heads) l part", heads=heads)
-
-
-def join_heads(tokens: Float[Tensor, "b_heads l part"], heads: int) -> Float[Tensor, "b l c"]:
-    """The inverse of `split_heads`."""
-    return rearrange(tokens, "(b heads) l part -> b l (heads part)", heads=heads)
-
-
-def check_heads(channels: int, heads: int) -> None:
-    """Raises: ShapeError if the heads do not divide the channels."""
-    if heads < 1 or channels % heads:
-        raise ShapeError(f"expected heads that divide {channels} channels, got {heads}")
-
-
 def _denominators(query: Tensor, key: Tensor, p: int | float) -> Tensor:
     """(b, q): the sum over keys of |query . key|^p, 0 if it is nothing but rounding."""
     width = lifted_width(key.shape[2], int(p) // 2) if p % 2 == 0 else None
@@ -221,14 +168,7 @@ def _streamed(
 ) -> Tensor:
     """function(query, *others) without the `width` numbers that it makes for each query on the way."""
     batch, length = query.shape[:2]
-    bytes_per_query = query.element_size() * max(1, width)
-    together = max(1, budget(BLOCK_BYTES) // (bytes_per_query * length))
-    step = max(1, budget(BLOCK_BYTES) // bytes_per_query)
-    blocks = [
-        (slice(first, first + together), slice(start, start + step))
-        for first in range(0, batch, together)
-        for start in range(0, length, step)
-    ]
+    blocks = query_blocks(batch, length, query.element_size() * max(1, width))
 
     def attend(block: Block, query: Tensor, *others: Tensor) -> Tensor:
         return function(query[:, block[1]], *others)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from nlsr.attention.affinity import Affinity
 from nlsr.attention.dense import DenseAffinity
-from nlsr.attention.leverage.affinities import HeadsAffinity, KeySetAffinity, check_heads, split_heads
+from nlsr.attention.heads import HeadsAffinity, check_heads, split_heads
+from nlsr.attention.leverage.affinities import KeySetAffinity
 from nlsr.attention.leverage.scores import leverage_scores
 from nlsr.attention.leverage.selection import top_r
 from nlsr.errors import ShapeError

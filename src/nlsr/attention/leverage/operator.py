@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from nlsr.attention.affinity import Affinity, Draws, Keep, Operator, map_size, to_tokens
 from nlsr.attention.dense import DenseAffinity, embedding_width
-from nlsr.attention.leverage.affinities import HeadsAffinity, KeySetAffinity, check_heads, split_heads
+from nlsr.attention.heads import HeadsAffinity, check_heads, split_heads
+from nlsr.attention.leverage.affinities import KeySetAffinity
 from nlsr.attention.leverage.scores import leverage_scores
 from nlsr.attention.leverage.selection import KeySet, top_r
 from nlsr.errors import ShapeError

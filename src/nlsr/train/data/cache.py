@@ -23,7 +23,7 @@ from nlsr.errors import ImageError
 from nlsr.evaluate.datasets import check_low_res
 from nlsr.files import replacing, sha256
 from nlsr.images import filled, one_line, read, resize, to_8_bits
-from nlsr.train.data.pairs import Entry, Facts, opened
+from nlsr.train.data.pairs import Entry, Facts, checksum, opened
 from nlsr.train.data.quality import jpeg_quality
 
 VERSION = 1
@@ -86,11 +86,7 @@ def _read(target: Path) -> dict[str, Any] | None:
 
 
 def _checksum(images: dict[str, Tensor], about: dict[str, Any]) -> int:
-    total = zlib.crc32(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(images):
-        total = zlib.crc32(f"{name} {tuple(images[name].shape)}".encode(), total)
-        total = zlib.crc32(images[name].numpy().data, total)
-    return total
+    return checksum(images, zlib.crc32(json.dumps(about, sort_keys=True).encode()))
 
 
 def _make(

@@ -1,5 +1,6 @@
 """Images and their low-res versions, in files of the cache that are mapped, not read. Knows nothing of folders."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -89,6 +90,14 @@ class Pairs(Sequence[tuple[Tensor, Tensor]]):
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each low-res image."""
         return [entry.sizes[number] for entry, number in self._places]
+
+
+def checksum(images: dict[str, Tensor], total: int = 0) -> int:
+    """CRC-32 of tensors with their names and shapes, behind what was summed before."""
+    for name in sorted(images):
+        total = zlib.crc32(f"{name} {tuple(images[name].shape)}".encode(), total)
+        total = zlib.crc32(images[name].numpy().data, total)
+    return total
 
 
 def opened(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

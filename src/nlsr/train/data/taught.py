@@ -7,7 +7,6 @@ complete: an interrupted run loses what was in hand and nothing else.
 
 import hashlib
 import json
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from nlsr.files import remove_all_abandoned, replacing
 from nlsr.images import one_line
 from nlsr.networks import Network, name_of
 from nlsr.report import Report
-from nlsr.train.data.pairs import Entry, Pairs, opened
+from nlsr.train.data.pairs import Entry, Pairs, checksum, opened
 from nlsr.upscale import Upscaler
 
 
@@ -72,7 +71,7 @@ def _is_sound(file: Path, entry: Entry) -> bool:
     try:
         targets, metadata = opened(file)
         about = json.loads(metadata["nlsr"])
-        return about == {"made_of": _checksum(_low_res(entry)), "checksum": _checksum(targets)}
+        return about == {"made_of": checksum(_low_res(entry)), "checksum": checksum(targets)}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
         return False
 
@@ -81,17 +80,9 @@ def _low_res(entry: Entry) -> dict[str, Tensor]:
     return {name: image for name, image in opened(entry.file)[0].items() if name.startswith("low")}
 
 
-def _checksum(images: dict[str, Tensor]) -> int:
-    total = 0
-    for name in sorted(images):
-        total = zlib.crc32(f"{name} {tuple(images[name].shape)}".encode(), total)
-        total = zlib.crc32(images[name].numpy().data, total)
-    return total
-
-
 def _make(file: Path, entry: Entry, upscaler: Upscaler) -> None:
     low_res = _low_res(entry)
     targets = {name.replace("low", "taught"): upscaler(image).contiguous() for name, image in low_res.items()}
-    about = {"made_of": _checksum(low_res), "checksum": _checksum(targets)}
+    about = {"made_of": checksum(low_res), "checksum": checksum(targets)}
     with replacing(file) as content:
         content.write(save(targets, {"nlsr": json.dumps(about)}))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size, count
+from nlsr.weights.published.published import END, WEIGHT, Published, Rule, Rules, Tensors, commonest_size, count, layers
 
 GATE = {"conv1": "reduce", "conv_f": "direct", "conv2": "halve", "conv3": "coarse", "conv4": "expand"}
 LOCAL = {"0": "first", "2": "depthwise", r"4\.gate\.1": "gate.squeeze", r"4\.gate\.3": "gate.excite", "5": "last"}
@@ -21,31 +21,30 @@ def _asid_sizes(tensors: Tensors) -> dict[str, Any]:
 
 
 def _asid_rules(tensors: Tensors, config: Any) -> Rules:
-    block, end = r"block(\d+)\.", r"\.(weight|bias)"
+    block = r"block(\d+)\."
     return [
-        ("input" + end, r"head.\1"),
-        ("output" + end, r"fuse.\1"),
-        (r"up\.0" + end, r"upsample.0.\1"),
-        (block + "res_end" + end, r"groups.\1.fuse.\2"),
-        *((rf"{block}esa\.{theirs}{end}", rf"groups.\1.gate.{ours}.\2") for theirs, ours in GATE.items()),
+        ("input" + END, r"head.\1"),
+        ("output" + END, r"fuse.\1"),
+        (r"up\.0" + END, r"upsample.0.\1"),
+        (block + "res_end" + END, r"groups.\1.fuse.\2"),
+        *layers(rf"{block}esa\.", r"groups.\1.gate.", GATE),
         # The distillation of the first group stands in a list of one, that of the others does not.
         *_distillation(r"block(0)\.residual_layer\.0\.", r"groups.\1.distillation."),
         *_distillation(r"block(\d+)\.residual_layer\.", r"groups.\1.distillation."),
     ]
 
 
-def _distillation(theirs: str, ours: str) -> Iterator[tuple[str, str | tuple[str, ...]]]:
+def _distillation(theirs: str, ours: str) -> Iterator[Rule]:
     for i, join in enumerate(("distil.0", "distil.1", "fuse")):
         yield rf"{theirs}pw{i + 1}\.(weight|bias)", rf"{ours}{join}.\2"
-        for a, b in LOCAL.items():
-            yield rf"{theirs}LB{i + 1}\.net\.fn\.{a}\.(weight|bias)", rf"{ours}stages.{i}.local.{b}.\2"
+        yield from layers(rf"{theirs}LB{i + 1}\.net\.fn\.", f"{ours}stages.{i}.local.", LOCAL)
         yield from _attention(rf"{theirs}SLA{i + 1}\.", f"{ours}stages.{i}.window.")
         yield from _attention(rf"{theirs}SGA{i + 1}\.", f"{ours}stages.{i}.grid.")
     for i in range(2):
         yield from _channel_attention(rf"{theirs}BlockC\.", str(i + 1), f"{ours}channel_blocks.{i}.")
 
 
-def _attention(theirs: str, ours: str) -> Iterator[tuple[str, str | tuple[str, ...]]]:
+def _attention(theirs: str, ours: str) -> Iterator[Rule]:
     parts = ("operator.query", "operator.key", "values")
     yield rf"{theirs}attn\.to_qkv\.weight", tuple(f"{ours}attention.{part}.weight" for part in parts)
     yield rf"{theirs}attn\.rel_pos_bias\.weight", f"{ours}attention.operator.offset_bias"
@@ -55,19 +54,17 @@ def _attention(theirs: str, ours: str) -> Iterator[tuple[str, str | tuple[str, .
     yield from _feed_forward(rf"{theirs}cnorm\.", rf"{theirs}gfn\.", ours)
 
 
-def _channel_attention(theirs: str, number: str, ours: str) -> Iterator[tuple[str, str]]:
+def _channel_attention(theirs: str, number: str, ours: str) -> Iterator[Rule]:
     attention = rf"{theirs}cttn{number}\."
     yield rf"{theirs}canorm{number}\.(weight|bias)", rf"{ours}norm.\2"
     yield f"{attention}temperature", f"{ours}attention.temperature"
-    for a, b in CHANNEL_ATTENTION.items():
-        yield rf"{attention}{a}\.weight", f"{ours}attention.{b}.weight"
+    yield from layers(attention, f"{ours}attention.", CHANNEL_ATTENTION, WEIGHT)
     yield from _feed_forward(rf"{theirs}cnorm{number}\.", rf"{theirs}gfn{number}\.", ours)
 
 
-def _feed_forward(norm: str, theirs: str, ours: str) -> Iterator[tuple[str, str]]:
+def _feed_forward(norm: str, theirs: str, ours: str) -> Iterator[Rule]:
     yield f"{norm}(weight|bias)", rf"{ours}feed_forward.norm.\2"
-    for a, b in FEED_FORWARD.items():
-        yield rf"{theirs}{a}\.weight", f"{ours}feed_forward.{b}.weight"
+    yield from layers(theirs, f"{ours}feed_forward.", FEED_FORWARD, WEIGHT)
 
 
 PUBLISHED = {"asid": Published(_asid_sizes, _asid_rules)}

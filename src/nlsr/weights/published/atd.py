@@ -2,14 +2,8 @@
 
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size
-from nlsr.weights.published.window_transformer import (
-    END,
-    LAYER,
-    sizes_by_stage,
-    transformer_rules,
-    transformer_sizes,
-)
+from nlsr.weights.published.published import END, Published, Rules, Tensors, commonest_size, layers
+from nlsr.weights.published.window_transformer import LAYER, sizes_by_stage, transformer_rules, transformer_sizes
 
 
 def _atd_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -26,10 +20,7 @@ def _atd_rules(tensors: Tensors, config: Any) -> Rules:
         *transformer_rules(config),
         (r"layers\.(\d+)\.residual_group\.td", r"stages.\1.dictionary"),
         (rf"{LAYER}attn_atd\.scale", rf"{layer}dictionary.scale"),
-        *(
-            (rf"{LAYER}attn_atd\.{theirs}{END}", rf"{layer}dictionary.{ours}.\3")
-            for theirs, ours in {"wq": "query", "wk": "key", "wv": "values"}.items()
-        ),
+        *layers(rf"{LAYER}attn_atd\.", f"{layer}dictionary.", {"wq": "query", "wk": "key", "wv": "values"}),
         (rf"{LAYER}attn_aca\.logit_scale", rf"{layer}categories.log_scale"),
         (rf"{LAYER}attn_aca\.proj{END}", rf"{layer}project_categories.\3"),
         (f"{LAYER}sigma", rf"{layer}refine.kept"),

@@ -3,9 +3,8 @@
 import re
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size, count
-
-FEED_FORWARD = {"fc1": "expand", r"dwconv\.depthwise_conv\.0": "depthwise", "fc2": "project"}
+from nlsr.weights.published.published import END, WEIGHT, Published, Rules, Tensors, commonest_size, count, layers
+from nlsr.weights.published.window_transformer import FEED_FORWARD
 
 
 def _catanet_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -19,6 +18,8 @@ def _catanet_sizes(tensors: Tensors) -> dict[str, Any]:
     }
 
 
+MATRICES = {"to_q": "operator.query", "to_k": "operator.key", "to_v": "values", "proj": "project"}
+CENTRES = {"k": "key", "v": "values"}
 MEANS = r"blocks\.(\d+)\.0\.means"
 
 
@@ -33,38 +34,26 @@ def _scale(tensors: Tensors) -> int:
 
 
 def _catanet_rules(tensors: Tensors, config: Any) -> Rules:
-    end, block = r"\.(weight|bias)", r"blocks\.(\d+)\."
+    block = r"blocks\.(\d+)\."
     aggregation, local = rf"{block}0\.", rf"{block}1\.layer\."
-    matrices = {
-        r"iasa_attn\.to_q": "operator.query",
-        r"iasa_attn\.to_k": "operator.key",
-        r"iasa_attn\.to_v": "values",
-        r"iasa_attn\.proj": "project",
-        r"irca_attn\.to_k": "centre_key",
-        r"irca_attn\.to_v": "centre_values",
-    }
     rules: Rules = [
-        ("first_conv" + end, r"head.\1"),
-        ("last_conv" + end, r"tail.\1"),
-        (r"upconv1?" + end, r"upsample.0.conv.\1"),
-        ("upconv2" + end, r"upsample.1.conv.\1"),
-        (r"mid_convs\.(\d+)" + end, r"blocks.\1.fuse.\2"),
+        ("first_conv" + END, r"head.\1"),
+        ("last_conv" + END, r"tail.\1"),
+        (r"upconv1?" + END, r"upsample.0.conv.\1"),
+        ("upconv2" + END, r"upsample.1.conv.\1"),
+        (r"mid_convs\.(\d+)" + END, r"blocks.\1.fuse.\2"),
         (f"{aggregation}means", r"blocks.\1.aggregation.operator.centres.means"),
         (f"{aggregation}initted", r"blocks.\1.aggregation.operator.centres.initialised"),
         (rf"{aggregation}conv1x1\.weight", r"blocks.\1.aggregation.mix.weight"),
-        (f"{aggregation}norm{end}", r"blocks.\1.aggregation.norm.\2"),
-        *(
-            (rf"{aggregation}{theirs}\.weight", rf"blocks.\1.aggregation.{ours}.weight")
-            for theirs, ours in matrices.items()
-        ),
-        (rf"{local}0\.norm{end}", r"blocks.\1.local.norm.\2"),
+        (f"{aggregation}norm{END}", r"blocks.\1.aggregation.norm.\2"),
+        *layers(rf"{aggregation}iasa_attn\.", r"blocks.\1.aggregation.", MATRICES, WEIGHT),
+        *layers(rf"{aggregation}irca_attn\.to_", r"blocks.\1.aggregation.centre_", CENTRES, WEIGHT),
+        (rf"{local}0\.norm{END}", r"blocks.\1.local.norm.\2"),
+        *layers(rf"{local}0\.fn\.", r"blocks.\1.local.", MATRICES, WEIGHT),
     ]
-    for theirs, ours in {"to_q": "operator.query", "to_k": "operator.key", "to_v": "values", "proj": "project"}.items():
-        rules.append((rf"{local}0\.fn\.{theirs}\.weight", rf"blocks.\1.local.{ours}.weight"))
     for prefix, ours in ((rf"{aggregation}mlp\.", "first"), (rf"{local}1\.", "second")):
-        rules.append((f"{prefix}norm{end}", rf"blocks.\1.{ours}_feed_forward.norm.\2"))
-        for theirs, part in FEED_FORWARD.items():
-            rules.append((rf"{prefix}fn\.{theirs}{end}", rf"blocks.\1.{ours}_feed_forward.{part}.\2"))
+        rules.append((f"{prefix}norm{END}", rf"blocks.\1.{ours}_feed_forward.norm.\2"))
+        rules += layers(rf"{prefix}fn\.", rf"blocks.\1.{ours}_feed_forward.", FEED_FORWARD)
     return rules
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size
-from nlsr.weights.published.window_transformer import END, LAYER, transformer_rules, transformer_sizes
+from nlsr.weights.published.published import END, Published, Rules, Tensors, commonest_size
+from nlsr.weights.published.window_transformer import LAYER, transformer_rules, transformer_sizes
 
 
 def _pft_sizes(tensors: Tensors) -> dict[str, Any]:

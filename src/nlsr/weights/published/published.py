@@ -9,9 +9,15 @@ from typing import Any
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-Rules = list[tuple[str, str | tuple[str, ...] | None]]
-"""Patterns of whole published names, and ours; the first that matches counts. Several names of ours share a tensor's
-rows evenly; None drops it."""
+Rule = tuple[str, str | tuple[str, ...] | None]
+"""A pattern of whole published names, and ours. Several names of ours share a tensor's rows evenly; None drops it."""
+Rules = list[Rule]
+"""The first that matches counts."""
+
+END = r"\.(weight|bias)"
+"""What follows the name of a layer."""
+WEIGHT = r"\.(weight)"
+"""What follows the name of a layer without bias."""
 
 COLOUR_SHIFTS = {"sub_mean": -1.0, "add_mean": 1.0}
 """Fixed convolutions of EDSR's descendants -> how often their bias holds the mean colour."""
@@ -39,6 +45,12 @@ def commonest_size(tensors: Tensors, pattern: str, axis: int = 0) -> int:
     if not sizes:
         raise KeyError(pattern.replace("\\", ""))
     return sizes.most_common(1)[0][0]
+
+
+def layers(theirs: str, ours: str, names: dict[str, str], end: str = END) -> Rules:
+    """Rules for layers of some names: `theirs`, a published name and `end` become `ours`, our name and what ends it."""
+    last = re.compile(theirs).groups + 1
+    return [(theirs + name + end, rf"{ours}{names[name]}.\{last}") for name in names]
 
 
 def count(tensors: Tensors, pattern: str) -> int:

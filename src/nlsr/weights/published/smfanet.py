@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from nlsr.weights.published.published import Published, Rules, Tensors, commonest_size, count
+from nlsr.weights.published.published import END, Published, Rules, Tensors, commonest_size, count, layers
 
 
 def _smfanet_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def _smfanet_sizes(tensors: Tensors) -> dict[str, Any]:
 
 
 def _smfanet_rules(tensors: Tensors, config: Any) -> Rules:
-    block, end = r"feats\.(\d+)\.", r"\.(weight|bias)"
+    block = r"feats\.(\d+)\."
     modulation = {
         "linear_0": "split",
         "linear_1": "modulate",
@@ -30,18 +30,12 @@ def _smfanet_rules(tensors: Tensors, config: Any) -> Rules:
     }
     feed_forward = {"conv_0": "widen", "conv_1": "convolve", "conv_2": "join"}
     return [
-        ("to_feat" + end, r"head.\1"),
-        (r"to_img\.0" + end, r"upsample.0.\1"),
+        ("to_feat" + END, r"head.\1"),
+        (r"to_img\.0" + END, r"upsample.0.\1"),
         (block + r"smfa\.alpha", r"blocks.\1.modulation.pooled_share"),
         (block + r"smfa\.belt", r"blocks.\1.modulation.variance_share"),
-        *(
-            (block + r"smfa\." + theirs + end, rf"blocks.\1.modulation.{ours}.\2")
-            for theirs, ours in modulation.items()
-        ),
-        *(
-            (block + r"pcfn\." + theirs + end, rf"blocks.\1.feed_forward.{ours}.\2")
-            for theirs, ours in feed_forward.items()
-        ),
+        *layers(block + r"smfa\.", r"blocks.\1.modulation.", modulation),
+        *layers(block + r"pcfn\.", r"blocks.\1.feed_forward.", feed_forward),
     ]
 
 

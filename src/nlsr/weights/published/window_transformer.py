@@ -3,10 +3,9 @@
 import math
 from typing import Any
 
-from nlsr.weights.published.published import Rules, Tensors, commonest_size, count
+from nlsr.weights.published.published import END, Rules, Tensors, commonest_size, count, layers
 
 LAYER = r"layers\.(\d+)\.residual_group\.layers\.(\d+)\."
-END = r"\.(weight|bias)"
 FEED_FORWARD = {"fc1": "expand", r"dwconv\.depthwise_conv\.0": "depthwise", "fc2": "project"}
 
 
@@ -53,10 +52,7 @@ def transformer_rules(config: Any) -> Rules:
         (f"{LAYER}wqkv{END}", r"stages.\1.layers.\2.embed.\3"),
         (rf"{LAYER}attn_win\.relative_position_bias_table", r"stages.\1.layers.\2.windows.offset_bias"),
         (rf"{LAYER}attn_win\.proj{END}", r"stages.\1.layers.\2.project_windows.\3"),
-        *(
-            (rf"{LAYER}convffn\.{theirs}{END}", rf"stages.\1.layers.\2.feed_forward.{ours}.\3")
-            for theirs, ours in FEED_FORWARD.items()
-        ),
+        *layers(rf"{LAYER}convffn\.", r"stages.\1.layers.\2.feed_forward.", FEED_FORWARD),
     ]
 
 
