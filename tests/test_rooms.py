@@ -81,6 +81,19 @@ def test_nobody_outside_the_room_asks_for_the_class_of_an_operator_or_affinity()
     assert asked == []
 
 
+def test_errors_of_the_library_name_parameters_and_no_options():
+    """The command makes options of them. What is said of another command, or by the server, is left out."""
+    with_dashes = []
+    for name, path in FILES.items():
+        if name.split(".")[1:2] not in ([], ["cli"], ["serve"], ["ray"]):
+            raised = (
+                node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Raise)
+            )
+            words = (part for node in raised for part in ast.walk(node) if isinstance(part, ast.Constant))
+            with_dashes += [f"{name}:{word.lineno} {word.value}" for word in words if "--" in str(word.value)]
+    assert with_dashes == []
+
+
 def test_no_module_is_hidden_by_something_else_of_its_name():
     """`import nlsr.images.bicubic as b` gives the module."""
     hidden = []

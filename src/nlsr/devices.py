@@ -10,4 +10,4 @@ def device_named(name: str | torch.device) -> torch.device:
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UsageError(f"--device {name}: not available here; try cpu") from error
+        raise UsageError(f"`device={name}`: not available here; try cpu") from error

@@ -1,7 +1,39 @@
-"""Every error that nlsr raises on purpose. A message says what was expected, what came, and what to do."""
+"""Every error that nlsr raises on purpose. A message says what was expected, what came, and what to do.
+
+What is a parameter of a function stands in backticks: `max_pixels`, or `tile=256`. A command calls it as its option.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_PARAMETER = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+_in_command = False
 
 
-class NlsrError(Exception):
+def as_options(text: str) -> str:
+    """A message with the options of a command in place of parameters: --max-pixels, --tile 256."""
+    return _PARAMETER.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2] or ''}".rstrip(), text)
+
+
+@contextmanager
+def in_command() -> Iterator[None]:
+    """The context in which every message speaks of options, as a person at the command line reads it."""
+    global _in_command  # noqa: PLW0603 - a process runs one command
+    before, _in_command = _in_command, True
+    try:
+        yield
+    finally:
+        _in_command = before
+
+
+class _Message(Exception):
+    def __str__(self) -> str:
+        message = super().__str__()
+        return as_options(message) if _in_command else message
+
+
+class NlsrError(_Message):
     """Base of all errors that a user can cause; a command prints it as one line."""
 
 
@@ -60,5 +92,5 @@ class Interrupted(NlsrError):
     """
 
 
-class NlsrWarning(UserWarning):
+class NlsrWarning(_Message, UserWarning):
     """A choice that was made for the user, or something that they should know; a command prints it as one line."""

@@ -88,7 +88,7 @@ def parse_size(text: str) -> int:
     except (ValueError, KeyError, OverflowError):
         size = 0
     if size < 1:
-        raise UsageError(f"--memory {text}: expected a size like 2GiB or 500MB")
+        raise UsageError(f"`memory={text}`: expected a size like 2GiB or 500MB")
     return size
 
 

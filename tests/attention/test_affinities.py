@@ -145,7 +145,7 @@ def test_a_map_in_many_blocks_draws_as_one_in_one_block(name, keep, monkeypatch)
     """Values and gradients; small maps fit into one block, unless it is made smaller."""
     results = []
     for block_bytes in (2**22, 4000):
-        for module in ("dense", "chunked"):
+        for module in ("streamed", "chunked"):
             monkeypatch.setattr(f"nlsr.attention.{module}.BLOCK_BYTES", block_bytes)
         monkeypatch.setattr("nlsr.attention.efficient_contrastive.SCORE_BLOCK_BYTES", block_bytes)
         torch.manual_seed(0)

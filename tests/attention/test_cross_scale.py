@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nlsr.attention import cross_scale, dense
+from nlsr.attention import cross_scale, streamed
 from nlsr.attention.cross_scale import (
     CrossScale,
     CrossScaleAttention,
@@ -221,7 +221,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("operator", [CrossScale(6, 2), NonLocal(6)], ids=["cross-scale", "in-scale"])
 def test_no_tensor_is_quadratic_in_the_positions_forward_or_backward(operator, monkeypatch):
     monkeypatch.setattr(cross_scale, "SMALLEST_SIDE", 4)
-    for module in (cross_scale, dense):
+    for module in (cross_scale, streamed):
         monkeypatch.setattr(module, "BLOCK_BYTES", 2**15)
     largest = []
     for side in (12, 24):

@@ -143,7 +143,7 @@ def test_memory_that_runs_out_is_a_failure_of_one_image(folder: Path) -> None:
     result = evaluate(upscale, folder, scale=2)
     assert [row.name for row in result.rows] == ["a.png"]
     assert [tuple(vars(failure).values()) for failure in result.failures] == [
-        ("b.png", "does not fit in memory; try --tile 256")
+        ("b.png", "does not fit in memory; take smaller tiles")
     ]
 
 

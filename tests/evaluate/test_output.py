@@ -168,5 +168,5 @@ def test_tables_hold_every_number(folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"-o .*file: .*; name a folder that can be written to"):
+    with pytest.raises(UsageError, match=r"file: .*; name a folder that can be written to"):
         Output(tmp_path / "file")

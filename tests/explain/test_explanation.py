@@ -130,11 +130,11 @@ def test_small_pictures_and_other_shapes_are_refused():
 def test_what_does_not_fit_the_memory_is_refused():
     network, image = lcoan(), noise(64, 64)
     need = network.bytes_per_pixel()
-    with pytest.raises(UsageError, match=r"matching 60x60 pixels needs about .*; take less with --region, or allow"):
+    with pytest.raises(UsageError, match=r"matching 60x60 pixels needs about .*; take less with `region`, or allow"):
         explain(network, image, (9, 9), region=60, memory=59 * 60 * need)
-    with pytest.raises(UsageError, match=r"attribution on 64x64 pixels needs about .* with --attribution-region, or"):
+    with pytest.raises(UsageError, match=r"attribution on 64x64 pixels needs about .* with `attribution_region`, or"):
         explain(network, image, (9, 9), memory=64 * 64 * need)
-    with pytest.raises(UsageError, match=r"this network needs about .*, the budget is .*; allow more with --memory"):
+    with pytest.raises(UsageError, match=r"this network needs about .*, the budget is .*; allow more with `memory`"):
         explain(network, image, (9, 9), memory=100 * need)
 
 

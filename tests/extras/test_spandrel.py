@@ -158,7 +158,7 @@ def test_half_precision_is_what_the_descriptor_says_and_only_when_asked(tmp_path
     path = saved(swinir(), tmp_path)
     assert Upscaler(path).plan(20, 20).precision == "fp32"
     assert Upscaler(path, precision="bf16").plan(20, 20).precision == "bf16"
-    with pytest.raises(UsageError, match="--precision fp16: this model is not made for it; take fp32 or bf16"):
+    with pytest.raises(UsageError, match="`precision=fp16`: this model is not made for it; take fp32 or bf16"):
         Upscaler(path, precision="fp16")
 
 

@@ -69,9 +69,9 @@ def test_what_changes_is_said(recipe_file, data, tmp_path):
         "2 joined for the attention, each in 2 parts; 6 steps, 24 patches"
     ]
     assert told(text, "loss") == ["l1 + 0.05 frequency"]
-    assert told(text, "train") == [f"{data / 'nowhere'}: missing; --data names the folder above it"]
+    assert told(text, "train") == [f"{data / 'nowhere'}: missing in the folder of all data"]
     assert told(text, "start") == ["missing.safetensors: missing"]
-    assert told(text, "run") == [f"{tmp_path / 'run'}: holds a run; continue it with --resume"]
+    assert told(text, "run") == [f"{tmp_path / 'run'}: holds a run; continue it with `resume`"]
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_devices_that_are_not_there_are_named(monkeypatch):
         raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
 
     monkeypatch.setattr("lightning.Trainer", missing)
-    with pytest.raises(UsageError, match=r"--devices 2: not available here \(You requested gpu: \[0, 1\] But your"):
+    with pytest.raises(UsageError, match=r"`devices=2`: not available here \(You requested gpu: \[0, 1\] But your"):
         Devices(2).trainer()
 
 

@@ -73,7 +73,7 @@ def test_settings_change_a_recipe(recipe_file):
         ("training.steps=many", "training.steps: Input should be a valid integer"),
         ("sed=1", "sed: unknown; did you mean 'seed'?"),
         ("name.x=1", "'name' is not a section"),
-        ("steps", "--set steps: expected section.key=value"),
+        ("steps", "steps: expected section.key=value"),
         ("training.losses.l11=1", "training.losses.l11: unknown; did you mean 'l1'?"),
         ("training.patch_size=0", "training.patch_size: expected a whole number above zero or [[first step, number]"),
         ("training.patch_size=[[0,8],[3]]", "training.patch_size: expected a whole number above zero or [[first"),

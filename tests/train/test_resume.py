@@ -168,7 +168,7 @@ def test_a_full_disk_keeps_the_former_checkpoint_and_says_how_to_continue(tmp_pa
     message = str(error.value)
     assert message.startswith("step 4: ")
     assert "cannot be written (File too large)" in message
-    assert message.endswith("the checkpoint of step 2 is intact: mend that, then continue from it with --resume")
+    assert message.endswith("the checkpoint of step 2 is intact: mend that, then continue from it with `resume`")
     assert "last.ckpt" in message
     assert ("best.safetensors" in message) == (limit < 50_000)
     assert "\n" not in message

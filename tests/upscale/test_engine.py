@@ -68,13 +68,13 @@ def test_damaged_figures_are_none():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(engine="tensorrt"), "--engine tensorrt: expected auto, torch, onnxruntime, openvino"),
+        (dict(engine="tensorrt"), "`engine=tensorrt`: expected auto, torch, onnxruntime, openvino"),
         (
             dict(engine="openvino", device="meta"),
-            "--engine openvino: computes on the processor; leave out --device meta",
+            "`engine=openvino`: computes on the processor; leave out `device=meta`",
         ),
-        (dict(engine="onnxruntime", precision="bf16"), "--precision bf16: onnxruntime computes in fp32"),
-        (dict(engine="openvino", precision="fp16"), "--precision fp16: openvino computes in fp32 or bf16"),
+        (dict(engine="onnxruntime", precision="bf16"), "`precision=bf16`: onnxruntime computes in fp32"),
+        (dict(engine="openvino", precision="fp16"), "`precision=fp16`: openvino computes in fp32 or bf16"),
     ],
 )
 def test_what_an_engine_does_not_do_is_refused(options, message):
@@ -88,14 +88,14 @@ def test_bf16_is_refused_where_the_processor_is_not_made_for_it(monkeypatch):
         if made_for_it:
             assert Upscaler(network(), engine="openvino", precision="bf16").plan(9, 9).precision == "bf16"
         else:
-            with pytest.raises(UsageError, match="--precision bf16: this processor has no instructions for it"):
+            with pytest.raises(UsageError, match="`precision=bf16`: this processor has no instructions for it"):
                 Upscaler(network(), engine="openvino", precision="bf16")
 
 
 def test_networks_that_an_engine_cannot_run_are_refused_before_a_picture_is_read():
     with pytest.raises(UsageError, match="nlsn cannot be exported: its attention NonLocalSparse draws"):
         Upscaler(NLSN(NLSNConfig(2, channels=8, num_blocks=2)), engine="openvino")
-    with pytest.raises(UsageError, match=r"--engine onnxruntime: runs networks of nlsr; .* is a function of your own"):
+    with pytest.raises(UsageError, match=r"`engine=onnxruntime`: runs networks of nlsr; .* is a function of your own"):
         Upscaler(lambda image: image, model_scale=1, engine="onnxruntime")
 
 

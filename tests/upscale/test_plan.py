@@ -180,5 +180,5 @@ def test_sizes_are_understood(text, size):
 
 @pytest.mark.parametrize("text", ["", "lots", "0", "-1GiB", "nanGiB", "infMB", "1TB", "GiB"])
 def test_sizes_that_are_none_get_one_line(text):
-    with pytest.raises(UsageError, match=f"--memory {text}: expected a size like 2GiB or 500MB"):
+    with pytest.raises(UsageError, match=f"`memory={text}`: expected a size like 2GiB or 500MB"):
         parse_size(text)

@@ -376,13 +376,13 @@ def test_tiling_is_compared_in_db_and_as_a_picture():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 3}, "--tile 3: expected 'auto', 'none' or a number of pixels from 16 up"),
-        ({"tile": "big"}, "--tile big"),
-        ({"tile": True}, "--tile True"),
+        ({"tile": 3}, "`tile=3`: expected 'auto', 'none' or a number of pixels from 16 up"),
+        ({"tile": "big"}, "`tile=big`"),
+        ({"tile": True}, "`tile=True`"),
         ({"memory": 0}, "expected a memory budget above 0 bytes, got 0"),
-        ({"precision": "fp8"}, "--precision fp8: expected auto, fp32, bf16, fp16"),
-        ({"scale": 2, "fit": "5x5"}, "expected one of --scale, --width, --height and --fit"),
-        ({"device": "nowhere"}, "--device nowhere"),
+        ({"precision": "fp8"}, "`precision=fp8`: expected auto, fp32, bf16, fp16"),
+        ({"scale": 2, "fit": "5x5"}, "expected one of `scale`, `width`, `height` and `fit`"),
+        ({"device": "nowhere"}, "`device=nowhere`"),
     ],
 )
 def test_wrong_options_get_one_line(options, message):

@@ -149,7 +149,7 @@ def test_a_network_is_loaded_to_a_device(tmp_path):
     path = saved(tmp_path)
     assert {parameter.device.type for parameter in nlsr.load(path, device="meta").parameters()} == {"meta"}
     assert {parameter.device.type for parameter in nlsr.load(path).parameters()} == {"cpu"}
-    with pytest.raises(UsageError, match="--device nosuch: not available here; try cpu"):
+    with pytest.raises(UsageError, match="`device=nosuch`: not available here; try cpu"):
         nlsr.load(path, device="nosuch")
 
 

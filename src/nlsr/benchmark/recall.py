@@ -64,7 +64,7 @@ def measure(
     """
     network = load(model)
     if not network.operators():
-        raise UsageError(f"--model {model}: this network matches nothing")
+        raise UsageError(f"`model={model}`: this network matches nothing")
     own = network.operators()[0]
     pairs = PairFolder(folder, scale=network.scale)
     shown = ", ".join(f"{name}={value}" for name, value in settings.items())

@@ -42,7 +42,7 @@ def points(folder: Path) -> list[Point]:
         timing = json.loads((folder / TIMING).read_text(encoding="utf-8"))
         return [_point(result, timing) for result in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--evaluated {folder}: expected the folder of a finished `nlsr evaluate -o` run") from error
+        raise UsageError(f"{folder}: expected the folder of a finished `nlsr evaluate -o` run") from error
 
 
 def _point(result: dict[str, Any], timing: dict[str, Any]) -> Point:

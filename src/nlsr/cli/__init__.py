@@ -9,7 +9,7 @@ import typer
 from nlsr import interrupts
 from nlsr.cli import benchmark, data, evaluate, explain, export, serve, streams, train, upscale, weights
 from nlsr.cli.notes import notes_in_one_line
-from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError
+from nlsr.errors import Interrupted, NlsrError, RecipeError, UsageError, in_command
 
 CommandError = typer.BadParameter.__mro__[2]
 """What typer raises for a command line that it cannot understand."""
@@ -62,7 +62,7 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     interrupts.listen()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "nlsr")
-    with streams.forgiving() as output:
+    with in_command(), streams.forgiving() as output:
         code, message = _outcome(command)
         _say(command, message)
         output.flush()

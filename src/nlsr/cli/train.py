@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from nlsr.cli.settings import Imports, threads_option
-from nlsr.errors import NlsrError, ProcessLostError, UsageError
+from nlsr.errors import NlsrError, ProcessLostError, UsageError, as_options
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     if check:
         from nlsr.train.check import explain
 
-        print(explain(chosen, data=data, folder=folder))
+        print(as_options(explain(chosen, data=data, folder=folder)))
         return
     _prepare_folder(folder, resume)
 

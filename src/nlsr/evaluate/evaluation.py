@@ -123,7 +123,7 @@ def evaluate(
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            failures.append(Failure(path.name, "does not fit in memory; try --tile 256"))
+            failures.append(Failure(path.name, "does not fit in memory; take smaller tiles"))
         if progress is not None:
             progress(index + 1, len(pairs))
     failures += [Failure(path.name, f"{path}: belongs to no high-res image") for path in pairs.unpaired]

@@ -74,12 +74,12 @@ def load_model(
     """
     if name == BICUBIC:
         if scale is None:
-            raise UsageError("--model bicubic: needs --scale")
+            raise UsageError("`model=bicubic`: needs `scale`")
         return bicubic_model(scale)
     path = find(name, scale=scale)
     network = load(path, device=device, **(settings or {}))
     if scale not in (None, network.scale):
-        raise UsageError(f"--scale {scale}: {name} upscales by {network.scale}")
+        raise UsageError(f"`scale={scale}`: {name} upscales by {network.scale}")
     upscale, network = _upscale(network, tiles=tiles, ensemble=ensemble, device=device, engine=engine)
     identity = {
         "model": sha256(path),
@@ -116,7 +116,7 @@ def _upscale(
         assert isinstance(computing, Network)
         return upscaler, computing
     if engine != "torch":
-        raise UsageError(f"--engine {engine}: published numbers are torch's; leave out --tiles published, or --engine")
+        raise UsageError(f"`engine={engine}`: published numbers are torch's; leave out `tiles=published`, or `engine`")
     tiled = partial(_published_tiling(network), network)
     if ensemble:
         tiled = partial(over_eight_positions, tiled)
@@ -136,7 +136,7 @@ def _published_tiling(network: Network) -> Callable[[Upscale, Tensor], Tensor]:
     }
     kind = name_of(network)
     if kind not in tilings:
-        raise UsageError(f"--tiles published: nothing is published of {kind}; leave it out")
+        raise UsageError(f"`tiles=published`: nothing is published of {kind}; leave it out")
     return tilings[kind]
 
 

@@ -56,7 +56,7 @@ class Output:
             self._records = _read_records(folder / RECORDS)
             self._timing: dict[str, dict[str, Any]] = _read_timing(folder / TIMING)
         except OSError as error:
-            raise UsageError(f"-o {folder}: {error.strerror}; name a folder that can be written to") from error
+            raise UsageError(f"{folder}: {error.strerror}; name a folder that can be written to") from error
 
     def session(self, model: Model, data: Path) -> "Session":
         """What keeps the rows of one model on one data set."""
@@ -100,7 +100,7 @@ class Output:
         try:
             write(self.folder / name)
         except OSError as error:
-            raise UsageError(f"-o {self.folder}: {name} cannot be written ({error.strerror})") from error
+            raise UsageError(f"{self.folder}: {name} cannot be written ({error.strerror})") from error
 
 
 class Session:

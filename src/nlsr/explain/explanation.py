@@ -146,7 +146,7 @@ def _matched_side(network: Network, pixels: int, asked: int | None, budget: int)
     if asked is not None:
         least = max(asked, SMALLEST_SIDE)
         if min(least**2, pixels) * need > budget:
-            raise _too_large(f"matching {asked}x{asked} pixels", min(least**2, pixels) * need, budget, "--region")
+            raise _too_large(f"matching {asked}x{asked} pixels", min(least**2, pixels) * need, budget, "`region`")
         return least
     if pixels <= LARGEST_SIDE**2 and pixels * need <= budget:
         return pixels
@@ -164,7 +164,7 @@ def _check_backward(network: Network, image: Tensor, budget: int) -> None:
     needed = (held_for_backward(network, part) / part[0, 0].numel() + network.bytes_per_pixel()) * image[0, 0].numel()
     if needed > budget:
         height, width = image.shape[2:]
-        raise _too_large(f"attribution on {width}x{height} pixels", needed, budget, "--attribution-region")
+        raise _too_large(f"attribution on {width}x{height} pixels", needed, budget, "`attribution_region`")
 
 
 def held_for_backward(network: nn.Module, image: Float[Tensor, "1 3 h w"]) -> int:
@@ -187,7 +187,7 @@ def held_for_backward(network: nn.Module, image: Float[Tensor, "1 3 h w"]) -> in
 def _too_large(what: str, needed: int | float, budget: int, option: str | None) -> UsageError:
     smaller = f"take less with {option}, or " if option else ""
     return UsageError(
-        f"{what} needs about {shown(needed)}, the budget is {shown(budget)}; {smaller}allow more with --memory"
+        f"{what} needs about {shown(needed)}, the budget is {shown(budget)}; {smaller}allow more with `memory`"
     )
 
 

@@ -48,9 +48,9 @@ def export(
         that cannot be written, ExportError if what was written does not compute the same: then no file is left.
     """
     if to not in FORMATS:
-        raise UsageError(f"--to {to}: expected {', '.join(FORMATS)}")
+        raise UsageError(f"`to={to}`: expected {', '.join(FORMATS)}")
     if weights not in WEIGHTS:
-        raise UsageError(f"--weights {weights}: expected {', '.join(WEIGHTS)}")
+        raise UsageError(f"`weights={weights}`: expected {', '.join(WEIGHTS)}")
     form, path = FORMATS[to], Path(path)
     form.require()
     if path.suffix != form.suffix:
@@ -59,7 +59,7 @@ def export(
         raise TargetError(f"{path}: its folder does not exist; create it")
     there = [file for file in form.files(path) if os.path.lexists(file)]
     if there and not overwrite:
-        raise TargetError(f"{there[0]}: exists already; choose another name or allow it with --overwrite")
+        raise TargetError(f"{there[0]}: exists already; choose another name or allow it with `overwrite`")
     network = network.eval().to("cpu", torch.float32)
     with _beside(path, form) as unproved:
         form.write(record(network, weights=weights), unproved, _metadata(network, weights, card))

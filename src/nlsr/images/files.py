@@ -122,7 +122,7 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS, check: Callable[[Heade
         if width * height > max_pixels:
             raise Refusal(
                 f"has {width}×{height} pixels ({width * height / 1e6:.1f} million), the limit is"
-                f" {max_pixels / 1e6:.6g} million; raise it with --max-pixels if you trust the file"
+                f" {max_pixels / 1e6:.6g} million; raise it with `max_pixels` if you trust the file"
             )
         if check is not None:
             upright = (width, height) if turned else (height, width)
@@ -300,7 +300,7 @@ def check_format(
     if alpha and format in _WITHOUT_ALPHA:
         raise ImageError(
             f"{shown}: {format} cannot hold transparency; write PNG, WebP, TIFF, AVIF or JPEG XL, or choose a colour"
-            " behind the picture with --background"
+            " behind the picture with `background`"
         )
     try:
         check_colours(format, space)
@@ -327,7 +327,7 @@ def _check_place(name: str, shown: str, *, overwrite: bool) -> None:
         what = "a directory" if stat.S_ISDIR(mode) else "a device or a pipe"
         raise TargetError(f"{shown}: expected a file name, got {what}; choose another name")
     if not overwrite:
-        raise TargetError(f"{shown}: exists already; choose another name or allow it with --overwrite")
+        raise TargetError(f"{shown}: exists already; choose another name or allow it with `overwrite`")
 
 
 def holds_alpha(format: str) -> bool:

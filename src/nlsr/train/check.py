@@ -80,7 +80,7 @@ def _data(recipe: Recipe, data: Path) -> Lines:
 
 def _images(folder: Path, find_in: Callable[[Path], Sized]) -> str:
     if not folder.is_dir():
-        return "missing; --data names the folder above it"
+        return "missing in the folder of all data"
     try:
         return f"{len(find_in(folder))} images"
     except NlsrError:
@@ -164,7 +164,7 @@ def _fall(settings: TrainingSection) -> str:
 
 
 def _run(folder: Path) -> str:
-    return f"{folder}: " + ("holds a run; continue it with --resume" if (folder / CHECKPOINT).exists() else "new")
+    return f"{folder}: " + ("holds a run; continue it with `resume`" if (folder / CHECKPOINT).exists() else "new")
 
 
 def _cost(recipe: Recipe) -> Lines:

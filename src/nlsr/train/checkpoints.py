@@ -59,7 +59,7 @@ def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
     try:
         former = Recipe.model_validate_json(saved["recipe"])
     except ValidationError as error:
-        raise RecipeError("the checkpoint is of another version of nlsr; begin another run with -o") from error
+        raise RecipeError("the checkpoint is of another version of nlsr; begin another run elsewhere") from error
     before, now = (_flat(one.model_dump(mode="json")) for one in (former, recipe))
     before["number of training images"], now["number of training images"] = saved["num_images"], len(pairs)
     before["weights of the teacher"], now["weights of the teacher"] = saved.get("teacher"), pairs.teacher
@@ -67,7 +67,7 @@ def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
     if changed:
         differences = "; ".join(f"{key}: {before.get(key)} in the checkpoint, now {now.get(key)}" for key in changed)
         raise RecipeError(
-            f"the checkpoint is of another run ({differences}); continue it as it began, or name another with -o"
+            f"the checkpoint is of another run ({differences}); continue it as it began, or choose another folder"
         )
 
 

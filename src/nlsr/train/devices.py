@@ -37,7 +37,7 @@ class Devices:
             return lightning.Trainer(**options, **self.options())
         except MisconfigurationException as error:
             reason = " ".join(str(error).split())
-            raise UsageError(f"--devices {self.per_node}: not available here ({reason})") from error
+            raise UsageError(f"`devices={self.per_node}`: not available here ({reason})") from error
 
     def options(self) -> dict[str, Any]:
         """For Lightning's trainer."""

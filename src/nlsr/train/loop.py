@@ -45,7 +45,7 @@ def fit(
     """
     devices = devices or Devices()
     if recipe.training.optimizer == "muon" and devices.strategy == "fsdp":
-        raise UsageError("--strategy fsdp: muon needs whole weights on every device; take ddp or another optimizer")
+        raise UsageError("`strategy=fsdp`: muon needs whole weights on every device; take ddp or another optimizer")
     module = Training(recipe, pairs, validation, folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     settings, checkpoints = recipe.training, Checkpoints()
@@ -71,7 +71,7 @@ def fit(
         if trainer.world_size > 1 and _says_that_one_is_gone(error):
             raise ProcessLostError(
                 "another process of this training has ended or cannot be reached; the last checkpoint is intact, "
-                "and the same command with --resume continues from it"
+                "and the same command with `resume` continues from it"
             ) from error
         raise
     if module.global_step < settings.steps:

@@ -55,7 +55,7 @@ class Milestones(Callback):
         """Said to someone who stopped a run."""
         if self.saved_step is None:
             return "stopped before anything was saved; start again with the same command"
-        return f"stopped; step {self.saved_step} is saved, continue from it by adding --resume to the same command"
+        return f"stopped; step {self.saved_step} is saved, continue from it by adding `resume` to the same command"
 
     def on_train_start(self, trainer: lightning.Trainer, module: Training) -> None:  # type: ignore[override]
         if threading.current_thread() is threading.main_thread():
@@ -141,7 +141,7 @@ class Milestones(Callback):
     def _what_is_safe(self) -> str:
         if self.saved_step is None:
             return "nothing is saved yet; mend that and start again"
-        return f"the checkpoint of step {self.saved_step} is intact: mend that, then continue from it with --resume"
+        return f"the checkpoint of step {self.saved_step} is intact: mend that, then continue from it with `resume`"
 
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException

@@ -155,9 +155,9 @@ class Training(lightning.LightningModule):
             kept = save_batch(self.folder, self.step.batch, self.global_step, self.global_rank)
             raise TrainingError(
                 f"the loss ({values['loss']:g}) or gradient ({values['gradient_norm']:g}) of step {self.global_step} "
-                f"is not finite; its batch is in {kept}; begin another run (--set "
-                "name=...) with a lower training.learning_rate or training.gradient_clip; it can start from weights of "
-                "this one (--set start=FILE)"
+                f"is not finite; its batch is in {kept}; begin another run, of another name, "
+                "with a lower training.learning_rate or training.gradient_clip; it can start from weights of this one "
+                "(start in the recipe)"
             )
         for name, value in values.items():
             before = self.shown[name]

@@ -353,12 +353,12 @@ def read_recipe(path: Path, settings: list[str] | None = None) -> Recipe:
 def _apply(content: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals:
-        raise RecipeError(f"--set {setting}: expected section.key=value")
+        raise RecipeError(f"{setting}: expected section.key=value")
     *sections, last = key.strip().split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise RecipeError(f"--set {setting}: '{section}' is not a section")
+            raise RecipeError(f"{setting}: '{section}' is not a section")
     content[last] = parse_value(value)
 
 

@@ -126,4 +126,4 @@ def _check_weights(path: Path, limit: int) -> None:
     """Raises: UsageError for a file that is larger than the memory it may take."""
     size = path.stat().st_size if path.is_file() else 0
     if size > limit:
-        raise UsageError(f"{path}: the weights alone take {shown(size)}, --memory allows {shown(limit)}")
+        raise UsageError(f"{path}: the weights alone take {shown(size)}, `memory` allows {shown(limit)}")

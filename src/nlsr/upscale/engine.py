@@ -98,18 +98,18 @@ def engine_named(name: str, device: torch.device) -> Engine | None:
     Raises: UsageError for a name or device that it does not know, and if a library is missing.
     """
     if name not in ENGINES:
-        raise UsageError(f"--engine {name}: expected auto, {', '.join(ENGINES)}")
+        raise UsageError(f"`engine={name}`: expected auto, {', '.join(ENGINES)}")
     if name == "torch":
         return None
     if device.type != "cpu":
-        raise UsageError(f"--engine {name}: computes on the processor; leave out --device {device}, or --engine")
+        raise UsageError(f"`engine={name}`: computes on the processor; leave out `device={device}`, or `engine`")
     return Engine(name)
 
 
 def check_network(engine: Engine, network: Network | Foreign) -> None:
     """Raises: UsageError for a network that the engine cannot run."""
     if isinstance(network, Foreign):
-        raise UsageError(f"--engine {engine.name}: runs networks of nlsr; {network.name} is a function of your own")
+        raise UsageError(f"`engine={engine.name}`: runs networks of nlsr; {network.name} is a function of your own")
     check_exportable(network)
 
 
@@ -127,10 +127,10 @@ def choose_precision(
         return choose(precision, device, depth, made_for=made_for)
     if engine.name == "onnxruntime":
         if precision not in ("auto", "fp32"):
-            raise UsageError(f"--precision {precision}: onnxruntime computes in fp32; leave it out")
+            raise UsageError(f"`precision={precision}`: onnxruntime computes in fp32; leave it out")
         return "fp32"
     if precision == "fp16":
-        raise UsageError("--precision fp16: openvino computes in fp32 or bf16 on a processor")
+        raise UsageError("`precision=fp16`: openvino computes in fp32 or bf16 on a processor")
     if precision == "bf16" and not has_fast_bf16(device):
-        raise UsageError("--precision bf16: this processor has no instructions for it; take fp32")
+        raise UsageError("`precision=bf16`: this processor has no instructions for it; take fp32")
     return choose(precision, device, depth)

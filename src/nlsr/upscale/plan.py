@@ -131,7 +131,7 @@ def make_plan(
         how = "" if tile == "auto" else " whole" if tile == "none" else f" in tiles of {tile}"
         raise UsageError(
             f"a {job.width}x{job.height} picture to {job.new_width}x{job.new_height}{how} needs {need}, the memory "
-            f"budget is {shown(budget)}; allow more with --memory{less}"
+            f"budget is {shown(budget)}; allow more with `memory`{less}"
         )
     if tile == "auto":
         reason = f"needs {need} {'of' if fitting else 'more than'} {shown(budget)}"

@@ -38,10 +38,10 @@ def choose(
         return "bf16" if depth == 8 and made_for is None and has_fast_bf16(device) else "fp32"
     if precision in ("bf16", "fp16") and made_for is not None and precision not in made_for:
         raise UsageError(
-            f"--precision {precision}: this model is not made for it; take {' or '.join(('fp32', *made_for))}"
+            f"`precision={precision}`: this model is not made for it; take {' or '.join(('fp32', *made_for))}"
         )
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision}: expected auto, {', '.join(PRECISIONS)}")
+        raise UsageError(f"`precision={precision}`: expected auto, {', '.join(PRECISIONS)}")
     return precision
 
 

@@ -28,14 +28,14 @@ class Size:
     fit: tuple[int, int] | str | None = None
 
     def __post_init__(self) -> None:
-        given = [f"--{name}" for name, value in vars(self).items() if value is not None]
+        given = [f"`{name}`" for name, value in vars(self).items() if value is not None]
         if len(given) > 1:
-            raise UsageError(f"expected one of --scale, --width, --height and --fit, got {' and '.join(given)}")
+            raise UsageError(f"expected one of `scale`, `width`, `height` and `fit`, got {' and '.join(given)}")
         if self.scale is not None and not (_is_number(self.scale) and 0 < self.scale <= LARGEST_SCALE):
-            raise UsageError(f"--scale {self.scale}: expected a number above 0 and up to {LARGEST_SCALE}")
+            raise UsageError(f"`scale={self.scale}`: expected a number above 0 and up to {LARGEST_SCALE}")
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and not _is_side(side):
-                raise UsageError(f"--{name} {side}: expected a positive whole number of pixels")
+                raise UsageError(f"`{name}={side}`: expected a positive whole number of pixels")
         if self.fit is not None:
             object.__setattr__(self, "fit", _box(self.fit))
 
@@ -94,5 +94,5 @@ def _box(fit: tuple[int, int] | str) -> tuple[int, int]:
     elif isinstance(fit, tuple | list):
         sides = tuple(fit)
     if len(sides) != 2 or not all(_is_side(side) for side in sides):
-        raise UsageError(f"--fit {fit}: expected a box like 3840x2160")
+        raise UsageError(f"`fit={fit}`: expected a box like 3840x2160")
     return sides[0], sides[1]  # type: ignore[return-value]

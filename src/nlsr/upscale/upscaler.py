@@ -93,7 +93,7 @@ class Upscaler:
         Raises: CheckpointError for a model that cannot be loaded, UsageError for anything else that is wrong.
         """
         if tile not in ("auto", "none") and not (isinstance(tile, int) and tile >= LAST_TILE):
-            raise UsageError(f"--tile {tile}: expected 'auto', 'none' or a number of pixels from {LAST_TILE} up")
+            raise UsageError(f"`tile={tile}`: expected 'auto', 'none' or a number of pixels from {LAST_TILE} up")
         if isinstance(memory, str):
             memory = parse_size(memory)
         if memory is not None and memory <= 0:

@@ -94,7 +94,7 @@ def compare_values_and_gradients(ours, plain, factor=1.0):
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("kind", ["equal", "ragged"])
 def test_softmax_on_a_set_equals_softmax_over_its_keys_alone(kind, keep, block_bytes, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(streamed_module, "BLOCK_BYTES", block_bytes)
     compare_values_and_gradients(
         lambda query, key: KeySetAffinity(query, key, sets(kind, key), scale=0.7, keep=keep),
         lambda query, key: plain_softmax(query, key, sets(kind, key), 0.7),
@@ -179,7 +179,6 @@ def test_bfloat16_stays_close_to_double_precision(make, keep):
 def test_recomputed_attention_never_holds_all_weights(monkeypatch):
     largest = []
     monkeypatch.setattr(streamed_module, "BLOCK_BYTES", 4000)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 4000)
     original = KeySetAffinity._weights
 
     def watched(self, query, *on_set):

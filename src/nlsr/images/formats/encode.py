@@ -91,7 +91,7 @@ def check_colours(format: str, space: ColourSpace | None) -> None:
     if not can_say(format, space):
         raise Refusal(
             f"{format} cannot say what {space} values mean; write PNG, AVIF or JPEG XL, or bring them to standard "
-            "range with --tone-map"
+            "range with `tone_map`"
         )
 
 

@@ -169,7 +169,7 @@ def _converted(part: np.ndarray, dtype: np.dtype) -> np.ndarray:
     part = part.transpose(1, 2, 0)
     if part.dtype == np.float32:
         if not np.isfinite(part).all():
-            raise Refusal("expected finite values, got NaN or infinity; compute again with --precision fp32")
+            raise Refusal("expected finite values, got NaN or infinity; compute again with `precision=fp32`")
         values = part.clip(0, 1)
         if dtype == np.float32:
             return values

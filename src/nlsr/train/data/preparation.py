@@ -110,7 +110,7 @@ def _entries(
     except OSError as error:  # reading raises none
         raise ImageError(
             f"{one_line(cache)}: the decoded images cannot be written ({error.strerror}); {len(entries)} of "
-            f"{len(files)} are there and stay; free some space or choose another folder with --cache, then repeat "
+            f"{len(files)} are there and stay; free some space or choose another folder with `cache`, then repeat "
             "the command"
         ) from error
     finally:

@@ -51,7 +51,7 @@ def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", r
     except OSError as error:
         raise ImageError(
             f"{one_line(folder)}: the teacher's enlargements cannot be written ({error.strerror}); {len(entries)} of "
-            f"{len(pairs.entries)} are there and stay; free some space or choose another folder with --cache, then "
+            f"{len(pairs.entries)} are there and stay; free some space or choose another folder with `cache`, then "
             "repeat the command"
         ) from error
     return Pairs(entries, pairs.scale, pairs.left_out, teacher=digest)

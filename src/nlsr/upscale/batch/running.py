@@ -64,7 +64,7 @@ class Done:
         if isinstance(self.error, NlsrError):
             text = str(self.error).removeprefix(f"{one_line(self.task.source)}: ")
         elif out_of_memory(self.error):
-            text = "out of memory; close other programs, or allow less with --memory"
+            text = "out of memory; close other programs, or allow less memory"
         else:
             text = f"{type(self.error).__name__}: {self.error}; this is a mistake of nlsr, please report it"
         return " ".join(text.split())
@@ -274,12 +274,12 @@ class _Batch:
         if not replaced and self._exists(task.target):
             if self.manifest and self.manifest.knows(task.target):
                 raise TargetError(
-                    f"{one_line(task.target)}: exists already, from an earlier run; continue that with --resume, or "
-                    "replace it with --overwrite"
+                    f"{one_line(task.target)}: exists already, from an earlier run; continue that with `resume`, or "
+                    "replace it with `overwrite`"
                 )
             if self.staging and task.target in self.staging.entries:
                 raise TargetError(
-                    f"{one_line(task.target)}: exists already; choose another name or allow it with --overwrite"
+                    f"{one_line(task.target)}: exists already; choose another name or allow it with `overwrite`"
                 )
         check_target(task.target, height=1, width=1, overwrite=replaced, format=self.saving.format)
 

@@ -64,7 +64,7 @@ def prepared(picture: Picture, saving: Saving, target: Path, format: str) -> Pic
         return replace(picture, alpha=None)
     raise ImageError(
         f"{one_line(target)}: {format} cannot hold transparency; write PNG, WebP, TIFF or AVIF, or choose a "
-        "colour behind the picture, like --background white"
+        "colour behind the picture, like `background=white`"
     )
 
 
@@ -79,7 +79,7 @@ def colour(text: str | None) -> tuple[float, float, float] | None:
     except ValueError:
         channels = ()  # type: ignore[assignment]
     if len(channels) != 3:
-        raise UsageError(f"--background {text}: expected a colour like white, #ff8000 or rgb(255,128,0)")
+        raise UsageError(f"`background={text}`: expected a colour like white, #ff8000 or rgb(255,128,0)")
     return channels[0] / 255, channels[1] / 255, channels[2] / 255
 
 

@@ -80,8 +80,8 @@ def find(
         if os.path.isdir(word):
             if os.path.realpath(word) == result_folder:
                 raise UsageError(
-                    f"{one_line(word)}: the output folder is the input folder; choose another with -o, or "
-                    "other names with --name, like '{stem}_{size}'"
+                    f"{one_line(word)}: the output folder is the input folder; choose another, or "
+                    "other names with `name`, like '{stem}_{size}'"
                 )
             own_name = PurePath(os.path.basename(os.path.abspath(word)) if len(words) > 1 else "")
             sources = list(_in_folder(Path(word), own_name, result_folder, found.others))

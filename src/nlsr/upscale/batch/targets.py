@@ -38,10 +38,10 @@ class Naming:
         for field in _FIELD.findall(self.pattern):
             if field not in FIELDS:
                 known = ", ".join(f"{{{name}}}" for name in FIELDS)
-                raise UsageError(f"--name {one_line(self.pattern)}: has no {{{field}}}; there is {known}")
+                raise UsageError(f"`name={one_line(self.pattern)}`: has no {{{field}}}; there is {known}")
         if os.path.basename(self.pattern) != self.pattern or "\0" in self.pattern or self.pattern in ("", ".", ".."):
             expected = "expected a file name without folders, like '{stem}_{size}'"
-            raise UsageError(f"--name {one_line(self.pattern)}: {expected}")
+            raise UsageError(f"`name={one_line(self.pattern)}`: {expected}")
 
     def target(self, source: Source) -> Path:
         """The file of a result."""
@@ -95,13 +95,13 @@ def tasks(sources: Sequence[Source], targets: Sequence[Path]) -> list[Task]:
     for source, target in zip(sources, targets, strict=True):
         problem = source.problem
         if _is_one_file(source.path, target):
-            problem = f"{one_line(target)}: the output is the input; choose another with -o"
+            problem = f"{one_line(target)}: the output is the input; choose another"
         elif picture := pictures.of(target):
-            problem = f"its result would take the place of {one_line(picture)}; choose another folder or --name"
+            problem = f"its result would take the place of {one_line(picture)}; choose another folder or `name`"
         elif problem is None and (first := results.first(target, source.path)) != source.path:
             problem = (
                 f"its result would be {one_line(target)}, as that of {one_line(first)}; tell them apart, "
-                "like with --name '{stem}_{input_ext}'"
+                "like with `name={stem}_{input_ext}`"
             )
         found.append(Task(source.path, target, problem))
     return found
