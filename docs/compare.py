@@ -24,9 +24,9 @@ GAP = 8
 
 def main() -> None:
     photo = nlsr.read(DOCS.parent / "examples" / "cat.png").pixels
-    draw(DOCS / "cat.jpg", photo, ["lcoan-light-x4"], parts=[(70, 110), (180, 160)], size=(80, 110))
+    write_comparison(DOCS / "cat.jpg", photo, ["lcoan-light-x4"], parts=[(70, 110), (180, 160)], size=(80, 110))
     models = ["lcoan-light-x4", "lcoan-light-photo-x4"]
-    draw(DOCS / "photo.jpg", as_taken(photo), models, parts=[(28, 55), (88, 85)], size=(45, 70))
+    write_comparison(DOCS / "photo.jpg", as_taken(photo), models, parts=[(28, 55), (88, 85)], size=(45, 70))
 
 
 def as_taken(photo: Tensor) -> Tensor:
@@ -36,7 +36,9 @@ def as_taken(photo: Tensor) -> Tensor:
     return compress(to_8_bits(noisy), QUALITY, full_colour=False)[None].float() / 255
 
 
-def draw(path: Path, photo: Tensor, models: list[str], *, parts: list[tuple[int, int]], size: tuple[int, int]) -> None:
+def write_comparison(
+    path: Path, photo: Tensor, models: list[str], *, parts: list[tuple[int, int]], size: tuple[int, int]
+) -> None:
     """A row for each part, a column for bicubic and for each model.
 
     Args:

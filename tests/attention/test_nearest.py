@@ -112,13 +112,13 @@ def test_products_through_an_index_have_the_gradients_of_their_definition():
     tensors = [torch.randn(2, 12, width, dtype=torch.float64, requires_grad=True) for width in (3, 3, 5, 4)]
     query, key, weights, values = tensors
     assert torch.autograd.gradcheck(keys.scores, (query, key))
-    assert torch.autograd.gradcheck(keys.draw, (weights, values))
+    assert torch.autograd.gradcheck(keys.aggregate, (weights, values))
 
 
 def test_keys_that_no_query_draws_on_get_no_gradient():
     keys = FewKeys(torch.tensor([[[4, 2], [2, 4], [4, 0]]], dtype=torch.int32), 6)
     values = torch.randn(1, 6, 3, requires_grad=True)
-    keys.draw(torch.ones(1, 3, 2), values).sum().backward()
+    keys.aggregate(torch.ones(1, 3, 2), values).sum().backward()
     assert torch.equal(values.grad[0, :, 0], torch.tensor([1.0, 0.0, 2.0, 0.0, 3.0, 0.0]))
 
 

@@ -110,7 +110,7 @@ def check_dictionary(case: Case, _: Path) -> None:
     args = case.config["args"]
     part = TokenDictionary(args["dim"], args["num_tokens"], args["reducted_dim"])
     fill(part, case, "layers.0.residual_group.layers.0.attn_atd.", "stages.0.layers.0.dictionary.")
-    drawn, affinity = part.draw(case["input"], case["aux.td"], (1, case["input"].shape[1]))
+    drawn, affinity = part(case["input"], case["aux.td"], (1, case["input"].shape[1]))
     case.check(drawn, "output")
     case.check(affinity.dense(), "aux.sim")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from nlsr.errors import UsageError
-from nlsr.evaluate import PROTOCOLS, Model, PairFolder, Result, bicubic_model, evaluate, load_model
+from nlsr.evaluate import PROTOCOLS, EvaluatedModel, Model, PairFolder, bicubic_model, evaluate, load_model
 from nlsr.evaluate.output import Output
 
 
@@ -45,12 +45,12 @@ class Counted:
         return bicubic_model(2).upscale(low_res)
 
 
-def run(model: Model, data: Path, output: Path) -> Result:
+def run(model: Model, data: Path, output: Path) -> EvaluatedModel:
     folder = Output(output)
     session = folder.session(model, data)
     protocols = tuple(PROTOCOLS)
     evaluation = evaluate(session.upscale, data, scale=2, protocols=protocols, remember=session.remember)
-    result = Result(model, evaluation)
+    result = EvaluatedModel(model, evaluation)
     session.write_worst(result, PairFolder(data, scale=2))
     folder.write([result])
     return result

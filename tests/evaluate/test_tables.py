@@ -6,10 +6,10 @@ import pytest
 
 from nlsr.evaluate import (
     PROTOCOLS,
+    EvaluatedModel,
     Evaluation,
     Failure,
     Model,
-    Result,
     Row,
     Score,
     as_csv,
@@ -33,7 +33,7 @@ def pan(**changes: object) -> Model:
 
 def test_rows_mean_and_failures_are_shown() -> None:
     failures = (Failure("bad.png", "bad.png: not\na picture"),)
-    lines = markdown(Result(bicubic_model(4), evaluation(count=2, failures=failures))).splitlines()
+    lines = markdown(EvaluatedModel(bicubic_model(4), evaluation(count=2, failures=failures))).splitlines()
     assert lines[0] == "## bicubic on Set5, x4"
     assert lines[2] == "| PSNR (dB) / SSIM | size | luma | luma-uint8 | rgb | edsr | asid |"
     assert lines[4] == "| 0\\|.png | 60×40 |" + " 30.00 / 0.9000 |" * 5
@@ -43,7 +43,7 @@ def test_rows_mean_and_failures_are_shown() -> None:
 
 
 def test_published_numbers_stand_under_their_protocol_with_the_difference() -> None:
-    text = markdown(Result(pan(), evaluation()))
+    text = markdown(EvaluatedModel(pan(), evaluation()))
     assert "| published |  | 32.1311 / 0.89481 |  |  |  |  |" in text
     assert "| ours minus published |  | -0.1311 / +0.00519 |  |  |  |  |" in text
     assert "Published: Zhao et al." in text
@@ -52,20 +52,20 @@ def test_published_numbers_stand_under_their_protocol_with_the_difference() -> N
 @pytest.mark.parametrize(
     "result",
     [
-        Result(pan(published_as=None), evaluation()),
-        Result(pan(published_as="lcoan"), evaluation()),
-        Result(pan(), evaluation(count=4)),
-        Result(pan(), evaluation(data="Set6")),
+        EvaluatedModel(pan(published_as=None), evaluation()),
+        EvaluatedModel(pan(published_as="lcoan"), evaluation()),
+        EvaluatedModel(pan(), evaluation(count=4)),
+        EvaluatedModel(pan(), evaluation(data="Set6")),
     ],
 )
-def test_published_numbers_are_absent_where_they_are_about_something_else(result: Result) -> None:
+def test_published_numbers_are_absent_where_they_are_about_something_else(result: EvaluatedModel) -> None:
     assert result.published is None
     assert "ublished" not in markdown(result)
     assert "published" not in result.as_dict()
 
 
 def test_csv_and_json_hold_the_difference_too() -> None:
-    result = Result(pan(), evaluation())
+    result = EvaluatedModel(pan(), evaluation())
     line = next(line for line in as_csv([result]).splitlines() if ",,,,luma," in line)
     assert line.endswith("32.000000,0.90000000,32.1311,0.89481,-0.131100,0.00519000")
     published = result.as_dict()["published"]
@@ -75,15 +75,17 @@ def test_csv_and_json_hold_the_difference_too() -> None:
 
 def test_what_decides_beside_the_weights_is_said() -> None:
     identity = {"tiles": "published", "redraw": 7, "ensemble": True, "settings": {"rounds": "2"}}
-    text = markdown(Result(pan(identity=identity), evaluation()))
+    text = markdown(EvaluatedModel(pan(identity=identity), evaluation()))
     assert "In tiles as published; directions drawn anew for every image, seed 7; mean of eight" in text
     assert "rounds = 2." in text
-    assert "tiles of 64" in Result(pan(identity={"tiles": 64}), evaluation()).how.lower()
-    assert Result(bicubic_model(4), evaluation()).how == ""
+    assert "tiles of 64" in EvaluatedModel(pan(identity={"tiles": 64}), evaluation()).how.lower()
+    assert EvaluatedModel(bicubic_model(4), evaluation()).how == ""
 
 
 def test_a_report_ends_with_all_means_and_the_protocols_in_words() -> None:
-    results = [Result(model, evaluation(data=data)) for model in (bicubic_model(4), pan()) for data in ("Set5", "B")]
+    results = [
+        EvaluatedModel(model, evaluation(data=data)) for model in (bicubic_model(4), pan()) for data in ("Set5", "B")
+    ]
     text = report(results)
     assert "| PSNR (dB) / SSIM | Set5 x4 | B x4 |" in text
     assert "| PAN.pth | 32.00 / 0.9000 | 32.00 / 0.9000 |" in text

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nlsr.evaluate import bicubic
-from nlsr.evaluate.worst import AMPLIFIED, Example, draw
+from nlsr.evaluate.worst import AMPLIFIED, Example, render
 from nlsr.images.sheets import PANEL
 
 
@@ -27,7 +27,7 @@ def panel(sheet: np.ndarray, column: int, *, row: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_error_panel_shows_where_and_how_much(scale: int) -> None:
-    sheet = np.asarray(draw("title", [example(240, 288, scale, spot=(200, 250))], scale=scale))
+    sheet = np.asarray(render("title", [example(240, 288, scale, spot=(200, 250))], scale=scale))
     error = panel(sheet, 5)
     assert error.max() == round(0.1 * AMPLIFIED * 255)
     assert (error > 0).sum() == 3 * 9  # one pixel, three times enlarged
@@ -41,7 +41,7 @@ def test_panels_show_the_same_region() -> None:
     low_res = torch.randint(0, 256, (1, 3, 60, 50), generator=generator) / 255
     upscaled = bicubic(4)(low_res)
     case = Example("a", "b", "c", low_res, upscaled, upscaled.flip(2))
-    sheet = np.asarray(draw("title", [case], scale=4))
+    sheet = np.asarray(render("title", [case], scale=4))
     assert np.array_equal(panel(sheet, 2), panel(sheet, 3))
     enlarged = panel(sheet, 1)[6::12, 6::12]  # a low-res pixel is 4 x 3 wide
     values = (low_res[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)
@@ -52,7 +52,7 @@ def test_panels_show_the_same_region() -> None:
 @pytest.mark.parametrize(("height", "width", "scale"), [(3, 3, 3), (16, 200, 4), (97, 31, 1), (130, 95, 5)])
 def test_images_of_any_size_find_room(height: int, width: int, scale: int) -> None:
     height, width = height - height % scale, width - width % scale
-    sheet = draw("title", [example(height, width, scale, spot=(0, 0)), example(height, width, scale)], scale=scale)
+    sheet = render("title", [example(height, width, scale, spot=(0, 0)), example(height, width, scale)], scale=scale)
     assert sheet.size == (6 * (PANEL + 12) + 12, 12 + 44 + 2 * (PANEL + 56))
     error = panel(np.asarray(sheet), 5)
     drawn = (error != error[..., :1]).any(2)  # the paper is not quite grey
@@ -62,4 +62,4 @@ def test_images_of_any_size_find_room(height: int, width: int, scale: int) -> No
 def test_nan_is_drawn() -> None:
     case = example(24, 24, 2)
     case.upscaled[..., 3:5, 3:5] = float("nan")
-    draw("title", [case], scale=2)
+    render("title", [case], scale=2)

@@ -8,7 +8,7 @@ from torch import nn
 from nlsr.errors import ShapeError, UsageError
 from nlsr.explain import Region, explain
 from nlsr.explain.explanation import held_for_backward
-from nlsr.explain.picture import draw
+from nlsr.explain.picture import render
 from nlsr.networks import (
     ASID,
     CSNLN,
@@ -55,7 +55,7 @@ def test_equal_calls_give_equal_results_and_leave_the_network_as_it_was():
     assert network.draws is generator
     assert torch.equal(generator.get_state(), state)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
-    assert torch.equal(draw(first, image, title="a"), draw(second, image, title="a"))
+    assert torch.equal(render(first, image, title="a"), render(second, image, title="a"))
 
 
 def test_only_the_square_around_the_pixel_decides():
@@ -151,7 +151,7 @@ def test_what_does_not_fit_the_memory_is_refused():
 )
 def test_every_kind_of_affinity_is_drawn_and_differs_from_pixel_to_pixel(network, size):
     image = noise(*size)
-    pictures = [draw(explain(network, image, at, steps=1, window=5), image, title="$a") for at in ((3, 4), (9, 15))]
+    pictures = [render(explain(network, image, at, steps=1, window=5), image, title="$a") for at in ((3, 4), (9, 15))]
     assert all(picture.dtype == torch.uint8 and picture.shape[1] == 3 for picture in pictures)
     assert not torch.equal(*pictures)
 
@@ -159,7 +159,7 @@ def test_every_kind_of_affinity_is_drawn_and_differs_from_pixel_to_pixel(network
 def test_a_flat_picture_is_drawn():
     image = torch.zeros(1, 3, 20, 20)
     explanation = explain(PAN(PANConfig(2, channels=8, num_blocks=1)), image, (3, 4), steps=1)
-    assert draw(explanation, image, title="flat").shape[1] == 3
+    assert render(explanation, image, title="flat").shape[1] == 3
 
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
@@ -167,7 +167,7 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
     explanation = explain(lcoan(), image, (3, 4), steps=1)
     monkeypatch.setattr("nlsr.extras.find_spec", lambda module: None)
     with pytest.raises(UsageError, match=r"needs 'matplotlib'; install it with: .*matplotlib>="):
-        draw(explanation, image, title="")
+        render(explanation, image, title="")
 
 
 @pytest.mark.parametrize("kind", ["nlsn", "dlsn"])
@@ -183,4 +183,4 @@ def test_networks_with_the_published_chunks_are_explained(kind):
 def test_a_long_strip_is_drawn():
     network = lcoan("kmeans")
     image = torch.rand(1, 3, 16, 1400)
-    assert draw(explain(network, image, (5, 5), steps=1), image, title="strip").shape[1] == 3
+    assert render(explain(network, image, (5, 5), steps=1), image, title="strip").shape[1] == 3

@@ -63,8 +63,8 @@ def pictures():
 def without_pictures(request, monkeypatch):
     """Drawing takes longer than training these networks."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("nlsr.train.milestones.draw_sample", lambda *_, **__: torch.zeros(1, 3, 4, 4))
-        monkeypatch.setattr("nlsr.train.milestones.draw_curve", lambda *_, **__: None)
+        monkeypatch.setattr("nlsr.train.milestones.sample_sheet", lambda *_, **__: torch.zeros(1, 3, 4, 4))
+        monkeypatch.setattr("nlsr.train.milestones.plot_curve", lambda *_, **__: None)
         monkeypatch.setattr("nlsr.train.records.find_spec", lambda name: None)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 import nlsr
 from nlsr.evaluate import evaluate
 from nlsr.train.module import upscale_with
-from nlsr.train.records import Log, add_to_curve, draw_curve, read_curve
+from nlsr.train.records import Log, add_to_curve, plot_curve, read_curve
 
 
 def test_a_run_leaves_a_curve_samples_and_a_log(tmp_path, fit, pictures):
@@ -69,7 +69,7 @@ def test_a_curve_is_written_again_from_where_a_run_goes_on(tmp_path):
 
 def test_without_matplotlib_and_tensorboard_nothing_is_drawn_and_nothing_fails(tmp_path):
     add_to_curve(tmp_path / "curve.csv", {"step": "1", "psnr": "2", "loss": "3"})
-    assert draw_curve(tmp_path, title="run") is None
+    assert plot_curve(tmp_path, title="run") is None
     log = Log(tmp_path, 0)
     log.numbers(1, {"loss": 1.0})
     log.close()

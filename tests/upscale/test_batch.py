@@ -18,7 +18,7 @@ from nlsr.errors import ImageError
 from nlsr.images import read
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.upscale import Upscaler
-from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find, run, running, tasks
+from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find_pictures, run, running, tasks
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 3600
@@ -42,7 +42,7 @@ def picture(path, size=(9, 12), **options):
 
 
 def todo(folder, output, pattern="{stem}"):
-    sources = find([folder], leave_out=output).sources
+    sources = find_pictures([folder], leave_out=output).sources
     return tasks(sources, [Naming(output, pattern, "x2", "m").target(source) for source in sources])
 
 

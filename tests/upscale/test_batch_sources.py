@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from nlsr.errors import UsageError
-from nlsr.upscale.batch import Naming, Source, find, tasks
+from nlsr.upscale.batch import Naming, Source, find_pictures, tasks
 
 
 def touch(folder, *names):
@@ -18,7 +18,7 @@ def touch(folder, *names):
 
 
 def places(words, **options):
-    return [source.place.as_posix() for source in find(words, **options).sources]
+    return [source.place.as_posix() for source in find_pictures(words, **options).sources]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def tree(tmp_path):
 
 
 def test_a_folder_is_searched_with_all_below_it_sorted_and_hidden_files_left_out(tree):
-    found = find([tree])
+    found = find_pictures([tree])
     assert [source.place.as_posix() for source in found.sources] == ["a.JPG", "b.png", "sub/c.tif", "sub/deep/d.heic"]
     assert [source.path for source in found.sources] == [tree / source.place for source in found.sources]
     assert dict(found.others) == {".txt": 1, ".mp4": 1, "without ending": 1}
@@ -37,7 +37,7 @@ def test_a_folder_is_searched_with_all_below_it_sorted_and_hidden_files_left_out
 
 
 def test_a_named_file_is_taken_whatever_it_is_called(tree):
-    found = find([tree / "notes.txt", tree / "none.png"])
+    found = find_pictures([tree / "notes.txt", tree / "none.png"])
     assert [source.place.as_posix() for source in found.sources] == ["notes.txt", "none.png"]
     assert (found.several, found.in_folders) == (False, False)
 
@@ -83,7 +83,7 @@ def test_globs_may_be_relative(tree, monkeypatch):
     monkeypatch.chdir(tree)
     assert places(["*.png"]) == ["b.png"]
     assert places(["**/*.tif"]) == ["sub/c.tif"]
-    assert [source.path for source in find(["*.png"]).sources] == [Path("b.png")]
+    assert [source.path for source in find_pictures(["*.png"]).sources] == [Path("b.png")]
 
 
 def test_a_file_called_like_a_glob_is_that_file(tmp_path):
@@ -111,7 +111,7 @@ def test_the_output_folder_is_not_searched_by_whatever_name(tree, tmp_path):
         for word in (tree, tree / "**", tree / "*" / "*" / "*", tree / "sub" / "*"):
             assert "c.png" not in str(places([str(word)], leave_out=output))
     with pytest.raises(UsageError, match="is the input folder"):
-        find([tree], leave_out=tree / "sub" / "..")
+        find_pictures([tree], leave_out=tree / "sub" / "..")
 
 
 def test_an_empty_folder_called_like_a_picture_is_named_and_a_full_one_searched(tree):
@@ -130,7 +130,7 @@ def test_names_of_any_bytes_are_kept(tmp_path):
 def test_a_folder_that_may_not_be_searched_is_a_problem(tree):
     (tree / "sub").chmod(0)
     try:
-        problems = [source for source in find([tree]).sources if source.problem]
+        problems = [source for source in find_pictures([tree]).sources if source.problem]
     finally:
         (tree / "sub").chmod(0o755)
     assert [(source.place.as_posix(), "Permission" in source.problem) for source in problems] == [("sub", True)]
@@ -140,7 +140,7 @@ def test_words_that_mean_no_picture_are_refused(tree, tmp_path):
     (tmp_path / "none").mkdir()
     for word in (tmp_path / "none", tree / "*.gif", tree / "**" / "x.*"):
         with pytest.raises(UsageError, match="holds no picture; looked for"):
-            find([str(word)])
+            find_pictures([str(word)])
 
 
 def source(path, place=None):

@@ -49,7 +49,7 @@ class ChannelAttention(nn.Module):
         height, width = features.shape[2:]
         map, groups = PATTERNS[self.pattern]
         sizes = {"i": self.side, "j": self.side, "x": -(-height // self.side)}
-        drawn = rearrange(self._draw(*self._group(features)), f"{groups} -> {map}", **sizes)
+        drawn = rearrange(self._attend(*self._group(features)), f"{groups} -> {map}", **sizes)
         return self.project(drawn[:, :, :height, :width])
 
     def _group(self, features: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b g c n"]]:
@@ -61,7 +61,7 @@ class ChannelAttention(nn.Module):
         embedded = F.pad(embedded, (0, -width % self.side, 0, -height % self.side))
         return [rearrange(part, f"{map} -> {groups}", i=self.side, j=self.side) for part in embedded.chunk(3, dim=1)]
 
-    def _draw(
+    def _attend(
         self, query: Float[Tensor, "b g c n"], key: Float[Tensor, "b g c n"], values: Float[Tensor, "b g c n"]
     ) -> Float[Tensor, "b g c n"]:
         with torch.autocast(query.device.type, enabled=False):

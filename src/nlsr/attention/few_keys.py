@@ -35,9 +35,9 @@ class FewKeys:
         """The dot product of each query with each of its keys."""
         return _Scores.apply(self, query, key)
 
-    def draw(self, weights: Float[Tensor, "b q k"], values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b q c"]:
+    def aggregate(self, weights: Float[Tensor, "b q k"], values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b q c"]:
         """What each query receives: the values of its keys, weighted."""
-        return _Draw.apply(self, weights, values)
+        return _Aggregate.apply(self, weights, values)
 
     def dots(self, query: Tensor, key: Tensor) -> Tensor:
         return dots(query.flatten(0, 1), key.flatten(0, 1), self._flat).view(self.index.shape)
@@ -111,7 +111,7 @@ class _Scores(torch.autograd.Function):
         return None, ctx.keys.gather_sum(grad, key), ctx.keys.scatter_sum(grad, query)
 
 
-class _Draw(torch.autograd.Function):
+class _Aggregate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keys: FewKeys, weights: Tensor, values: Tensor) -> Tensor:  # type: ignore[override]
         ctx.keys = keys

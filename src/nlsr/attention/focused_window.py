@@ -46,7 +46,7 @@ class FocusedAffinity(GroupAffinity):
         """Raises: ShapeError if the heads cannot share the channels equally."""
         check_heads(values.shape[2], self.heads)
         pieces = (by_head(piece, self.heads) for piece in self.layout.keys(values))
-        drawn = [draw(weights, kept, piece) for (weights, kept), piece in zip(self.focus, pieces, strict=True)]
+        drawn = [aggregate(weights, kept, piece) for (weights, kept), piece in zip(self.focus, pieces, strict=True)]
         return self.layout.restore([side_by_side(piece) for piece in drawn])
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
@@ -137,14 +137,14 @@ def narrow(
     return torch.cat(new_weights), None if new_kept[0] is None else torch.cat(new_kept)
 
 
-def draw(
+def aggregate(
     weights: Float[Tensor, "g h n k"], kept: Int[Tensor, "g h n k"] | None, values: Float[Tensor, "g h m c"]
 ) -> Float[Tensor, "g h n c"]:
     """The values of the kept keys, weighted."""
     if kept is None:
         return weights.to(values.dtype) @ values
     parts = [
-        recomputed(_draw, weights[block].to(values.dtype), kept[block], values[block])
+        recomputed(_aggregate, weights[block].to(values.dtype), kept[block], values[block])
         for block in _blocks(weights, values.shape[2], 1)
     ]
     return torch.cat(parts)
@@ -170,7 +170,7 @@ def _narrow(
     return largest, places if kept is None else kept.gather(3, places)
 
 
-def _draw(weights: Tensor, kept: Tensor, values: Tensor) -> Tensor:
+def _aggregate(weights: Tensor, kept: Tensor, values: Tensor) -> Tensor:
     if GATHERED * kept.shape[3] <= values.shape[2]:
         return torch.einsum("ghnk,ghnkc->ghnc", weights, _gathered(values, kept))
     dense = weights.new_zeros(*weights.shape[:3], values.shape[2])

@@ -77,7 +77,7 @@ class NearestAffinity(Affinity):
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         if self._stored is not None:
-            return self._keys.draw(self._stored, values)
+            return self._keys.aggregate(self._stored, values)
         return recomputed(_attend, self._keys, *self._made_of, values)
 
     def rows(self, queries: Int[Tensor, " q"]) -> Float[Tensor, "b q keys"]:
@@ -130,7 +130,7 @@ class Nearest(EmbeddingOperator):
 
 
 def _attend(keys: FewKeys, query: Tensor, key: Tensor, values: Tensor) -> Tensor:
-    return keys.draw(_weights(keys, query, key).to(values.dtype), values)
+    return keys.aggregate(_weights(keys, query, key).to(values.dtype), values)
 
 
 def _weights(keys: FewKeys, query: Tensor, key: Tensor) -> Float[Tensor, "b q k"]:

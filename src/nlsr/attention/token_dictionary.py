@@ -78,7 +78,7 @@ class TokenDictionary(nn.Module):
             weights = F.softmax(query @ (scale[:, None] * key).transpose(1, 2), dim=-1)
         return DictionaryAffinity(weights.to(tokens.dtype), size)
 
-    def draw(
+    def forward(
         self, tokens: Float[Tensor, "b l c"], dictionary: Float[Tensor, "b m c"], size: tuple[int, int]
     ) -> tuple[Float[Tensor, "b l c"], DictionaryAffinity]:
         """What positions receive from the dictionary, and how they draw on it."""

@@ -18,6 +18,7 @@ import torch
 
 from nlsr.errors import NlsrError, UsageError
 from nlsr.images import Picture, read, write
+from nlsr.tables import markdown
 from nlsr.upscale import Upscaler
 from nlsr.upscale.engine import ENGINES
 from nlsr.upscale.figures import Figure, conditions, store
@@ -105,15 +106,12 @@ def measure(
 def table(rows: Sequence[Row]) -> str:
     """Markdown: seconds of batches of 1, 10 and 500 pictures, and memory."""
     counts = (1, 10, 500)
-    lines = ["| model | engine | " + " | ".join(f"{count} x {SIDE}x{SIDE}" for count in counts) + " | peak MiB |"]
-    lines.append("| --- | --- |" + " ---: |" * (len(counts) + 1))
+    lines = [["model", "engine", *(f"{count} x {SIDE}x{SIDE}" for count in counts), "peak MiB"]]
     for row in rows:
-        if row.failure:
-            lines.append(f"| {row.model} | {row.engine} | {row.failure} |" + " |" * len(counts))
-            continue
         seconds = [f"{row.start + count * row.picture:.3g} s" for count in counts]
-        lines.append(f"| {row.model} | {row.engine} | {' | '.join(seconds)} | {row.peak_bytes / 2**20:,.0f} |")
-    return "\n".join(lines)
+        measured = [row.failure, "", "", ""] if row.failure else [*seconds, f"{row.peak_bytes / 2**20:,.0f}"]
+        lines.append([row.model, row.engine, *measured])
+    return markdown(lines, words=2)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from nlsr import networks
+from nlsr import networks, tables
 from nlsr.attention.streamed import uncut
 from nlsr.benchmark.counting import count
 from nlsr.benchmark.workers import Failed, Worker
@@ -195,7 +195,7 @@ def markdown(rows: list[Row]) -> str:
     sizes = [f"{cost.width}x{cost.height}" for cost in rows[0].costs]
     head = ["network", "scale", "parameters", "published", "G multiply-adds at 1280x720"]
     head += [f"{size}: {what}" for size in sizes for what in ("seconds", "peak MiB")]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines = [head]
     for row in rows:
         published = f"{row.published_parameters:,.0f}" if row.published_parameters else ""
         cells: list[Any] = [row.name, row.scale, f"{row.parameters:,}", published, f"{row.multiply_adds / 1e9:,.1f}"]
@@ -206,7 +206,7 @@ def markdown(rows: list[Row]) -> str:
                 f"{mark}{cost.peak_bytes / 2**20:,.0f}",
             ]
         lines.append([str(cell) for cell in cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return tables.markdown(lines)
 
 
 REQUESTS = {"run": _run}

@@ -7,8 +7,7 @@ from nlsr.benchmark.operators import STACK, Measurement, exponent
 from nlsr.benchmark.quality import STRONGEST, Quality
 from nlsr.benchmark.recall import Recall
 from nlsr.extras import require
-
-Cells = list[str]
+from nlsr.tables import markdown
 
 
 def operators_table(rows: list[Measurement]) -> str:
@@ -23,7 +22,7 @@ def operators_table(rows: list[Measurement]) -> str:
             grown = [f"{exponent(own, quantity):.2f}" for quantity in ("seconds", "peak_bytes", "multiply_adds")]
             lines.append([name, *(_cell(row) for row in sorted(own, key=lambda row: row.size)), *grown])
         title = "Forward" if what == "forward" else "Forward and backward"
-        parts.append(f"{title}, {chosen[0].channels} channels: seconds / MiB\n\n{_markdown(lines)}")
+        parts.append(f"{title}, {chosen[0].channels} channels: seconds / MiB\n\n{markdown(lines)}")
     return "\n\n".join(parts)
 
 
@@ -35,7 +34,7 @@ def stacks_table(rows: list[Measurement]) -> str:
         reusing, kmeans = shared.get((row.operator, row.size)), shared.get(("kmeans", row.size))
         cells = [row.operator, f"{row.size}²", _cell(row), _cell(reusing) if reusing else ""]
         lines.append([*cells, _saving(reusing, row), _saving(kmeans, row)])
-    return f"Stacks, {rows[0].channels} channels: seconds / MiB\n\n{_markdown(lines)}" if len(lines) > 1 else ""
+    return f"Stacks, {rows[0].channels} channels: seconds / MiB\n\n{markdown(lines)}" if len(lines) > 1 else ""
 
 
 def quality_table(operators: list[Quality], patterns: list[Quality]) -> str:
@@ -49,7 +48,7 @@ def quality_table(operators: list[Quality], patterns: list[Quality]) -> str:
         lines += [
             [row.name, str(row.rounds), f"{row.error:.3f}", f"{row.recall:.3f}", f"{row.mass:.3f}"] for row in rows
         ]
-        parts.append(f"{title}\n\n{_markdown(lines)}")
+        parts.append(f"{title}\n\n{markdown(lines)}")
     return "\n\n".join(parts)
 
 
@@ -90,7 +89,7 @@ def plot_operators(rows: list[Measurement], path: Path) -> None:
 def recall_table(rows: list[Recall]) -> str:
     """Keys and recall of each match."""
     head = ["match", "keys", "recall of the 16 most alike", "pictures"]
-    return _markdown([head, *([row.match, f"{row.keys:.0f}", f"{row.recall:.3f}", str(row.pictures)] for row in rows)])
+    return markdown([head, *([row.match, f"{row.keys:.0f}", f"{row.recall:.3f}", str(row.pictures)] for row in rows)])
 
 
 def _cell(row: Measurement) -> str:
@@ -101,8 +100,3 @@ def _saving(less: Measurement | None, more: Measurement) -> str:
     if less is None or less.failure or more.failure or math.isnan(less.seconds):
         return ""
     return f"{1 - less.seconds / more.seconds:.0%}"
-
-
-def _markdown(lines: list[Cells]) -> str:
-    ruled = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)

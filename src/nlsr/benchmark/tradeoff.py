@@ -12,6 +12,7 @@ from nlsr.errors import UsageError
 from nlsr.evaluate.output import TIMING
 from nlsr.evaluate.protocols import PAPERS
 from nlsr.extras import require
+from nlsr.tables import markdown
 
 RESULTS = "results.json"
 
@@ -58,11 +59,11 @@ def _point(result: dict[str, Any], timing: dict[str, Any]) -> Point:
 
 
 def tradeoff_table(found: list[Point]) -> str:
-    lines = ["| model | scale | data | PSNR of luma, dB | seconds per result megapixel |", "|---|---:|---|---:|---:|"]
+    lines = [["model", "scale", "data", "PSNR of luma, dB", "seconds per result megapixel"]]
     for point in found:
         seconds = "" if point.seconds is None else f"{point.seconds:.3g}"
-        lines.append(f"| {_short(point.model)} | {point.scale} | {point.data} | {point.psnr:.3f} | {seconds} |")
-    return "\n".join(lines)
+        lines.append([_short(point.model), str(point.scale), point.data, f"{point.psnr:.3f}", seconds])
+    return markdown(lines, words=3)
 
 
 def plot_tradeoff(found: list[Point], path: Path) -> None:

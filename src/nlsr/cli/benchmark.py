@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlsr.cli.settings import Imports, Threads, device_named, model_settings
+from nlsr.cli.settings import Device, Imports, Threads, device_named, model_settings
 from nlsr.errors import UsageError
 from nlsr.files import replacing
 
@@ -38,7 +38,7 @@ def operators(
     output: Folder = None,
     repeats: Annotated[int, typer.Option(min=1, help="Calls that are timed; the median counts.")] = 3,
     threads: Threads = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    device: Device = "cpu",
     limit: Annotated[float, typer.Option(min=1, help="Seconds one call may take.")] = 120,
     imports: Imports = None,
 ) -> None:
@@ -58,7 +58,6 @@ def operators(
         if not stack:
             require("matplotlib", extra="bench")
     features = _trained_features(image) if image else None
-    threads = threads or torch.get_num_threads()
     what = ["shared", "unshared"] if stack else ["forward", "training"] if training else ["forward"]
     chosen = names or [name for name, kind in OPERATORS.items() if not stack or kind(channels).scale == 1]
     with Counter("measuring") as counter:
@@ -68,13 +67,13 @@ def operators(
             channels=channels,
             what=what,
             repeats=repeats,
-            threads=threads,
+            threads=torch.get_num_threads(),
             device=device,
             limit=limit,
             modules=imports or (),
             report=counter,
         )
-    machine = facts(device, threads)
+    machine = facts(device, torch.get_num_threads())
     tables = [stacks_table(rows) if stack else operators_table(rows)]
     records = [{"machine": machine} | dataclasses.asdict(row) for row in rows]
     if features is not None:
@@ -128,7 +127,7 @@ def networks(
         if found:
             require("matplotlib", extra="bench")
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
-    threads = threads or torch.get_num_threads()
+    threads = torch.get_num_threads()  # what --threads says, if it was given
     measured_at = tuple(map(_size, sizes)) if sizes else SIZES
     rows = []
     with Counter("measuring") as counter:
@@ -171,8 +170,6 @@ def engines(
 
     if output:
         _check_folder(output)
-    if threads:
-        torch.set_num_threads(threads)
     with Counter("measuring") as counter:
         rows = measure(
             models or [DEFAULT_MODEL], precision=precision, pictures=pictures, repeats=repeats, report=counter

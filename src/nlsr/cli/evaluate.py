@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nlsr.cli.settings import Engine, Imports, ModelSettings, Threads, device_named, model_settings
+from nlsr.cli.settings import Device, Engine, Imports, ModelSettings, Threads, device_named, model_settings
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
 if TYPE_CHECKING:
     from nlsr.evaluate.models import Model
     from nlsr.evaluate.output import Output
-    from nlsr.evaluate.tables import Result
+    from nlsr.evaluate.tables import EvaluatedModel
 
 
 def evaluate(
@@ -55,13 +55,11 @@ def evaluate(
         typer.Option(help="'published': cut as the network's published numbers were made."),
     ] = "none",
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Average over eight flips and turns.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    device: Device = "cpu",
     engine: Engine = "torch",
     threads: Threads = None,
 ) -> None:
     """PSNR and SSIM under named protocols: low-res images are made as MATLAB does, upscaled, and compared."""
-    import torch
-
     from nlsr.evaluate.datasets import data_set_name
     from nlsr.evaluate.tables import markdown, protocols_in_words, summary
     from nlsr.images import one_line
@@ -71,8 +69,6 @@ def evaluate(
         raise UsageError("--tile and --tiles published: expected one of them")
     if low_res and len(low_res) != len(data):
         raise UsageError(f"--low-res: expected one folder for each --data, got {len(low_res)} for {len(data)}")
-    if threads:
-        torch.set_num_threads(threads)
     folders = [local_folder(word) for word in data]
     names = Counter(data_set_name(folder) for folder in folders)
     if doubled := [name for name, count in names.items() if count > 1]:
@@ -148,12 +144,12 @@ def _models(names: list[str], options: dict[str, Any]) -> "tuple[list[Model], bo
     return models, len(models) < len(dict.fromkeys(names))
 
 
-def _evaluate(model: "Model", data: Path, low_res: Path | None, output: "Output | None") -> "Result":
+def _evaluate(model: "Model", data: Path, low_res: Path | None, output: "Output | None") -> "EvaluatedModel":
     from nlsr.cli.progress import Counter as Bar
     from nlsr.evaluate.datasets import PairFolder
     from nlsr.evaluate.evaluation import evaluate as score
     from nlsr.evaluate.protocols import PROTOCOLS
-    from nlsr.evaluate.tables import Result
+    from nlsr.evaluate.tables import EvaluatedModel
 
     session = output.session(model, data) if output else None
     done = total = 0
@@ -176,7 +172,7 @@ def _evaluate(model: "Model", data: Path, low_res: Path | None, output: "Output 
                 remember=session.remember if session else None,
                 progress=progress,
             )
-            result = Result(model, evaluation)
+            result = EvaluatedModel(model, evaluation)
             if session:
                 session.write_worst(result, PairFolder(data, scale=model.scale, low_res=low_res))
         except KeyboardInterrupt:

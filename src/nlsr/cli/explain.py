@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nlsr.cli.settings import Imports, ModelSettings, Overwrite, Threads, check_output, device_named, model_settings
+from nlsr.cli.settings import (
+    Device,
+    Imports,
+    Memory,
+    Model,
+    ModelSettings,
+    Overwrite,
+    Threads,
+    check_output,
+    device_named,
+    model_settings,
+)
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import Interrupted, NlsrError, UsageError
 
@@ -17,9 +28,7 @@ if TYPE_CHECKING:
 def explain(
     image: Annotated[Path, typer.Argument(help="Picture file.", metavar="IMAGE", show_default=False)],
     at: Annotated[str, typer.Option(metavar="X,Y", help="The pixel, counted from 0,0 at the top left.")],
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The picture to write.", show_default="IMAGE_at_X_Y.png beside IMAGE"),
@@ -39,11 +48,9 @@ def explain(
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Side of what is explained, in upscaled pixels.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the attribution.")] = 50,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory budget, like 2GiB.", show_default="1/4 of the machine's")
-    ] = None,
+    memory: Memory = None,
     overwrite: Overwrite = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    device: Device = "cpu",
     threads: Threads = None,
 ) -> None:
     """Where a network draws from for one pixel: affinity, pattern and local attribution map, in one picture."""
@@ -52,19 +59,15 @@ def explain(
         raise UsageError(f"{image}: expected a picture file, got a folder")
     target = output or image.with_name(f"{image.stem}_at_{x}_{y}.png")
 
-    import torch
-
     from nlsr.cli.progress import Counter
     from nlsr.explain import explain as explain_pixel
-    from nlsr.explain.picture import draw
+    from nlsr.explain.picture import render
     from nlsr.extras import require
     from nlsr.images import Picture, check_target, filled, one_line, read, write
     from nlsr.memory import out_of_memory, parse_size
     from nlsr.weights import load
 
     require("matplotlib", extra="bench")
-    if threads:
-        torch.set_num_threads(threads)
     check_target(target, height=1, width=1, overwrite=overwrite)
     if npz is not None:
         _check_arrays(npz, overwrite=overwrite)
@@ -93,7 +96,7 @@ def explain(
         if not out_of_memory(error):
             raise
         raise NlsrError("out of memory; take less with --region and --attribution-region") from error
-    sheet = draw(explanation, pixels, title=f"{Path(model).stem} on {one_line(image.name)}")
+    sheet = render(explanation, pixels, title=f"{Path(model).stem} on {one_line(image.name)}")
     write(target, Picture(sheet), overwrite=overwrite)
     if npz is not None:
         _write_arrays(npz, explanation)

@@ -26,16 +26,12 @@ def export(
 
     The file takes float32 RGB in [0, 1], (batch, 3, height, width), and knows its network, scale and card.
     """
-    import torch
-
     from nlsr.errors import UsageError
     from nlsr.export import FORMATS
     from nlsr.export import export as write
     from nlsr.weights import find, load
     from nlsr.weights.checkpoint import read_card
 
-    if threads:
-        torch.set_num_threads(threads)
     if to not in FORMATS:
         raise UsageError(f"--to {to}: expected {', '.join(FORMATS)}")
     target = output or Path(Path(model).stem + FORMATS[to].suffix)

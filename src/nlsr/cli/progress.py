@@ -3,6 +3,7 @@
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -29,17 +30,12 @@ def bar(*columns: TextColumn) -> Progress:
     )
 
 
-class Counter:
-    """A bar that is told how many of how many are done."""
+class _Shown:
+    """Bars that are shown inside a `with`."""
 
-    def __init__(self, description: str) -> None:
-        self.progress = bar()
-        self.task = self.progress.add_task(description, total=None)
+    progress: Progress
 
-    def __call__(self, done: int, total: int) -> None:
-        self.progress.update(self.task, completed=done, total=total)
-
-    def __enter__(self) -> "Counter":
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 
@@ -49,7 +45,18 @@ class Counter:
         self.progress.stop()
 
 
-class BatchBar:
+class Counter(_Shown):
+    """A bar that is told how many of how many are done."""
+
+    def __init__(self, description: str) -> None:
+        self.progress = bar()
+        self.task = self.progress.add_task(description, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        self.progress.update(self.task, completed=done, total=total)
+
+
+class BatchBar(_Shown):
     """A bar for all pictures, with their rate, and one for the tiles of the picture in hand."""
 
     def __init__(self, num_pictures: int) -> None:
@@ -79,15 +86,6 @@ class BatchBar:
         seconds = time.monotonic() - self.started
         text = pace(self.num_done - self.num_skipped, self.num_pictures - self.num_done, seconds)
         self.progress.update(self.all, completed=self.num_done, pace=text)
-
-    def __enter__(self) -> "BatchBar":
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
 
 
 def pace(done: int, left: int, seconds: float) -> str:

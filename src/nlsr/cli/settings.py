@@ -28,6 +28,9 @@ Imports = Annotated[
         help="Python module that registers operators or networks of your own; may be repeated.",
     ),
 ]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Memory = Annotated[str | None, typer.Option(help="Memory budget, like 2GiB.", show_default="1/4 of the machine's")]
+Model = Annotated[str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")]
 Engine = Annotated[
     str,
     typer.Option(help="What computes: torch, onnxruntime, openvino, or 'auto' by what `nlsr benchmark engines` found."),
@@ -38,10 +41,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _threads(number: int | None) -> int | None:
-    """Refused here rather than by the thread library, which ends the process when the system has no more of them."""
+    """Let torch use so many. Too many are refused here: the thread library ends the process when the system has no more
+    of them."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if number is not None and not 1 <= number <= most:
         raise UsageError(f"--threads {number}: expected 1 to {most} on this machine")
+    if number is not None:
+        import torch
+
+        torch.set_num_threads(number)
     return number
 
 

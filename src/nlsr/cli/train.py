@@ -46,7 +46,6 @@ def train(
     from nlsr.extras import require
 
     require("lightning", extra="train")
-    import torch
 
     from nlsr.cli.training_progress import TrainingProgress, quiet
     from nlsr.train.data import default_folder, prepare, teach
@@ -55,8 +54,6 @@ def train(
     from nlsr.train.start import load_teacher
 
     quiet()
-    if threads:
-        torch.set_num_threads(threads)
     with Counter("decoding images") as counter:
         pairs = prepare(
             [data / name for name in chosen.data.train],

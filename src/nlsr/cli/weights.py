@@ -26,6 +26,7 @@ def list_files(as_json: AsJson = False) -> None:
     The first column is what --model takes. HERE says where the file is: in the package, downloaded, or to be had with
     'nlsr weights get'.
     """
+    from nlsr.tables import aligned
     from nlsr.weights.catalogue import IN_PACKAGE, available, known_files
 
     known, here = known_files(), available()
@@ -40,9 +41,7 @@ def list_files(as_json: AsJson = False) -> None:
         digest = each.sha256 if each.sha256 == "unknown" else each.sha256[:12]
         licence = each.licence.removeprefix("unknown (").removesuffix(")")
         table.append((each.model, each.network, f"x{each.scale}", each.name, where, licence, digest, each.source))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(aligned(table)))
 
 
 @app.command()

@@ -6,11 +6,12 @@ from nlsr.evaluate.metrics import Score, psnr, ssim
 from nlsr.evaluate.models import Model, bicubic_model, load_model
 from nlsr.evaluate.protocols import PROTOCOLS, Protocol
 from nlsr.evaluate.published import PUBLISHED, Published
-from nlsr.evaluate.tables import Result, as_csv, markdown, report
+from nlsr.evaluate.tables import EvaluatedModel, as_csv, markdown, report
 
 __all__ = [
     "PROTOCOLS",
     "PUBLISHED",
+    "EvaluatedModel",
     "Evaluation",
     "Failure",
     "Model",
@@ -18,7 +19,6 @@ __all__ = [
     "PairFolder",
     "Protocol",
     "Published",
-    "Result",
     "Row",
     "Score",
     "as_csv",

@@ -24,8 +24,8 @@ from nlsr.evaluate.datasets import PairFolder
 from nlsr.evaluate.evaluation import Row, badness, bicubic, plain_scores, scores_from_plain
 from nlsr.evaluate.models import Model
 from nlsr.evaluate.protocols import PAPERS, PROTOCOLS, WORDS
-from nlsr.evaluate.tables import Result, as_csv, report
-from nlsr.evaluate.worst import Example, draw
+from nlsr.evaluate.tables import EvaluatedModel, as_csv, report
+from nlsr.evaluate.worst import Example, render
 from nlsr.files import replacing, sha256
 from nlsr.images import from_8_bits, to_8_bits
 
@@ -83,7 +83,7 @@ class Output:
         self._timing.setdefault(f"{model.name} x{model.scale} on {data}", {})[name] = spent
         self._save(TIMING, json.dumps(self._timing, indent=1).encode() + b"\n")
 
-    def write(self, results: list[Result]) -> None:
+    def write(self, results: list[EvaluatedModel]) -> None:
         """The tables: results.md, results.csv and results.json."""
         self._save("results.md", report(results).encode())
         self._save("results.csv", as_csv(results).encode())
@@ -137,7 +137,7 @@ class Session:
             row = Row(files[0].name, row.size, row.scores)
         return row
 
-    def write_worst(self, result: Result, pairs: PairFolder) -> str:
+    def write_worst(self, result: EvaluatedModel, pairs: PairFolder) -> str:
         """Draw the worst images, unless the file there shows them already. Returns the file's name."""
         rows = result.evaluation.worst(NUM_WORST)
         indices = [next(i for i, path in enumerate(pairs.paths) if path.name == row.name) for row in rows]
@@ -152,7 +152,7 @@ class Session:
             f"{_short(self.model.name)} on {result.evaluation.data}, x{self.model.scale}: the {len(rows)} of {count} "
             f"images with the lowest PSNR, protocol {PAPERS}"
         )
-        self.output.write_picture(name, _png(draw(title, examples, scale=self.model.scale), source))
+        self.output.write_picture(name, _png(render(title, examples, scale=self.model.scale), source))
         return name
 
     def _hold(self, row: Row) -> None:
@@ -227,7 +227,7 @@ def _replace(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _file_name(result: Result) -> str:
+def _file_name(result: EvaluatedModel) -> str:
     name = _short(result.model.name)
     if name != result.model.name:  # files in several folders may be called alike
         name += "-" + str(result.model.identity["model"])[:8]

@@ -14,7 +14,7 @@ from nlsr.images import one_line
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class EvaluatedModel:
     """One model on one data set."""
 
     model: Model
@@ -65,7 +65,7 @@ class Result:
         return plain
 
 
-def markdown(result: Result) -> str:
+def markdown(result: EvaluatedModel) -> str:
     """One result as a table: a row per image, the mean, published numbers, and the images left out."""
     evaluation = result.evaluation
     protocols = list(evaluation.means)
@@ -92,7 +92,7 @@ def markdown(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(results: list[Result]) -> str:
+def summary(results: list[EvaluatedModel]) -> str:
     """The means of all results under the papers' protocol, a row per model and a column per data set."""
     sets = list(dict.fromkeys(_set(result) for result in results))
     models = list(dict.fromkeys(result.model.name for result in results))
@@ -109,14 +109,14 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def protocols_in_words(results: list[Result]) -> str:
+def protocols_in_words(results: list[EvaluatedModel]) -> str:
     """What each column means."""
     names = dict.fromkeys(name for result in results for name in result.evaluation.means)
     lines = [f"- `{name}`: {WORDS[name]}; a mean is the mean over images." for name in names]
     return "\n".join(["## Protocols", "", *lines]) + "\n"
 
 
-def report(results: list[Result]) -> str:
+def report(results: list[EvaluatedModel]) -> str:
     """Everything as Markdown."""
     parts = [markdown(result) for result in results]
     if len(results) > 1:
@@ -131,7 +131,7 @@ COLUMNS = (
 """The columns of the CSV. A line without an image is a mean; published numbers stand in such lines only."""
 
 
-def as_csv(results: list[Result]) -> str:
+def as_csv(results: list[EvaluatedModel]) -> str:
     """A line per image and protocol, then a line per mean."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -164,7 +164,7 @@ def _difference(ours: Score, published: Score) -> Score:
     return Score(ours.psnr - published.psnr, ours.ssim - published.ssim)
 
 
-def _set(result: Result) -> str:
+def _set(result: EvaluatedModel) -> str:
     return f"{result.evaluation.data} x{result.evaluation.scale}"
 
 

@@ -32,7 +32,7 @@ class Example:
     high_res: Float[Tensor, "1 3 height width"]
 
 
-def draw(title: str, examples: list[Example], *, scale: int) -> Image.Image:
+def render(title: str, examples: list[Example], *, scale: int) -> Image.Image:
     """A row per image: the whole, then the region of its largest error: low-res, bicubic, result, truth, error."""
     row_height = LINE + PANEL + LINE + GAP
     sheet = blank(6, GAP + 2 * LINE + len(examples) * row_height)

@@ -40,7 +40,9 @@ class _Panel:
     """Draws on axes that show the image."""
 
 
-def draw(explanation: Explanation, image: Float[Tensor, "1 3 h w"], *, title: str) -> UInt8[Tensor, "1 3 height width"]:
+def render(
+    explanation: Explanation, image: Float[Tensor, "1 3 h w"], *, title: str
+) -> UInt8[Tensor, "1 3 height width"]:
     """The picture of an explanation.
 
     Args:

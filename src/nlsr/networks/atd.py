@@ -137,7 +137,7 @@ class Layer(nn.Module):
         size = map_size(features)
         tokens = self.norm(to_tokens(features))
         query, key, values = self.embed(tokens).chunk(3, dim=-1)
-        refined, drawn = self.dictionary.draw(tokens, dictionary, size)
+        refined, drawn = self.dictionary(tokens, dictionary, size)
         categories = self.categories.match_labelled(drawn.categories(), query, key, *size, keep="recomputed")
         collect(categories)
         refined = refined + self.project_categories(categories.aggregate(values))

@@ -13,7 +13,7 @@ from nlsr.evaluate import PairFolder
 from nlsr.memory import peak_memory, reset_peak
 from nlsr.train.recipe import CHECKPOINT, DataSection, LossesSection, Recipe, Stage, TrainingSection
 from nlsr.train.start import load_teacher, start_from
-from nlsr.upscale.batch.sources import find
+from nlsr.upscale.batch.sources import find_pictures
 from nlsr.weights import load
 
 CHEAP = 1e11
@@ -88,7 +88,7 @@ def _images(folder: Path, find_in: Callable[[Path], Sized]) -> str:
 
 
 def _anywhere_in(folder: Path) -> Sized:
-    return find([folder]).sources
+    return find_pictures([folder]).sources
 
 
 def _directly_in(folder: Path) -> Sized:

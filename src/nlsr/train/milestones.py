@@ -19,7 +19,7 @@ from nlsr.train.checkpoints import Checkpoints
 from nlsr.train.module import Training
 from nlsr.train.optimizers import rate
 from nlsr.train.recipe import CHECKPOINT
-from nlsr.train.records import LOG_EVERY, Log, add_to_curve, draw_curve, draw_sample, write_sample
+from nlsr.train.records import LOG_EVERY, Log, add_to_curve, plot_curve, sample_sheet, write_sample
 from nlsr.weights import save_network
 
 BEST = "best.safetensors"
@@ -112,10 +112,10 @@ class Milestones(Callback):
         texts = {name: f"{value:.4g}" if name == "rate" else f"{value:.4f}" for name, value in numbers.items()}
         row = {"step": str(step), "hours": f"{module.seconds / 3600:.4f}", "loss": f"{module.shown['loss']:.5f}"}
         add_to_curve(self.folder / "curve.csv", row | {name: text for name, text in texts.items() if name not in row})
-        sample = draw_sample(*module.sample(network), scale=network.scale, caption=recipe.name)
+        sample = sample_sheet(*module.sample(network), scale=network.scale, caption=recipe.name)
         write_sample(self.folder / "samples" / f"step-{step:07}.png", sample)
         if step == recipe.training.steps:
-            draw_curve(self.folder, title=recipe.name)
+            plot_curve(self.folder, title=recipe.name)
         if self.tensorboard:
             self.tensorboard.numbers(step, numbers)
             self.tensorboard.picture(step, sample)

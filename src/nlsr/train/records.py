@@ -41,7 +41,7 @@ def read_curve(curve: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def draw_curve(folder: Path, *, title: str) -> Path | None:
+def plot_curve(folder: Path, *, title: str) -> Path | None:
     """`curve.png` of the table beside it: PSNR and loss by step; None without matplotlib.
 
     Raises: CheckpointError if it cannot be written.
@@ -70,7 +70,7 @@ def draw_curve(folder: Path, *, title: str) -> Path | None:
     return folder / "curve.png"
 
 
-def draw_sample(pair: Pair, upscaled: Tensor, *, scale: int, caption: str) -> Tensor:
+def sample_sheet(pair: Pair, upscaled: Tensor, *, scale: int, caption: str) -> Tensor:
     """Bicubic, network and truth of the region in which bicubic is worst, side by side: RGB in [0, 1]."""
     plain = bicubic(scale)(pair.low_res)
     top, left, height, width = worst_region(plain, pair.high_res, scale)

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from nlsr.cli.settings import Engine, Imports, ModelSettings, Overwrite, Threads, device_named, model_settings
+from nlsr.cli.settings import (
+    Device,
+    Engine,
+    Imports,
+    Memory,
+    Model,
+    ModelSettings,
+    Overwrite,
+    Threads,
+    device_named,
+    model_settings,
+)
 from nlsr.default import DEFAULT_MODEL
 
 _ADDRESS = re.compile(r"local|auto|ray://.+|[\w.-]+:\d+")
@@ -44,9 +55,7 @@ def upscale(
             show_default="IN_x4.png beside IN",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="Name of packaged weights, or a weight file.")
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     settings: ModelSettings = None,
     imports: Imports = None,
     scale: Annotated[
@@ -59,14 +68,12 @@ def upscale(
     tile: Annotated[
         str, typer.Option(help="Side of a tile in pixels of the input, 'none' for whole, 'auto' by memory.")
     ] = "auto",
-    memory: Annotated[
-        str | None, typer.Option(help="Memory budget, like 2GiB.", show_default="1/4 of the machine's")
-    ] = None,
+    memory: Memory = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, or 'auto' by picture and processor.")] = "auto",
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Average over eight flips and turns: better, eight times the time.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    device: Device = "cpu",
     engine: Engine = "torch",
     threads: Threads = None,
     format: Annotated[

@@ -98,10 +98,10 @@ def _is_folder_itself(inputs: list[str], output: str | None) -> bool:
 
 
 def _found(standard: Standard, output: str | None) -> "Found":
-    from nlsr.upscale.batch import find
+    from nlsr.upscale.batch import find_pictures
 
     elsewhere = standard.staging.search if standard.staging else None
-    found = find(standard.inputs, leave_out=Path(output) if output else None, elsewhere=elsewhere)
+    found = find_pictures(standard.inputs, leave_out=Path(output) if output else None, elsewhere=elsewhere)
     if found.others:
         endings = ", ".join(f"{count} {ending}" for ending, count in found.others.most_common())
         print(f"upscale: left out what is no picture: {endings}", file=sys.stderr)

@@ -12,7 +12,7 @@ from nlsr.images import READ_ENDINGS, one_line
 from nlsr.report import Report
 from nlsr.train.data.cache import entry_of
 from nlsr.train.data.pairs import Entry, Pairs
-from nlsr.upscale.batch.sources import find
+from nlsr.upscale.batch.sources import find_pictures
 
 MOST_DECODERS = 8
 """Each holds an image in several copies."""
@@ -60,7 +60,7 @@ def prepare(
 def _images(folder: Path) -> list[Path]:
     _check_folder(folder, "training")
     try:
-        return [source.path for source in find([folder]).sources]
+        return [source.path for source in find_pictures([folder]).sources]
     except UsageError as error:
         endings = " ".join(READ_ENDINGS)
         raise RecipeError(f"{one_line(folder)}: expected training images ({endings}), found none") from error

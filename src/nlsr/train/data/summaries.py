@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nlsr.images import one_line
+from nlsr.tables import aligned
 from nlsr.train.data.pairs import Entry, Pairs
 
 
@@ -49,12 +50,7 @@ def table(found: dict[str, Any]) -> str:
     rows = [
         [_cell(column, folder[column.replace(" ", "_").lower()]) for column in columns] for folder in found["folders"]
     ]
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [columns, *rows]
-    ]
-    lines += ["", f"{found['pairs']} pairs of {found['images']} images at x{found['scale']}"]
+    lines = [*aligned([columns, *rows]), "", f"{found['pairs']} pairs of {found['images']} images at x{found['scale']}"]
     lines += [f"kept in {one_line(found['kept_in'])}, {found['kept_megabytes']:,} MB"]
     patch = f"{found['patch_size']}x{found['patch_size']}"
     lines += [f"too small for a patch of {patch} low-res pixels: {name}" for name in found["too_small"]]

@@ -3,7 +3,7 @@
 from nlsr.upscale.batch.manifest import Manifest, Part, conditions_of, results_of
 from nlsr.upscale.batch.running import Done, may_begin, run
 from nlsr.upscale.batch.settings import Saving, colour, deciding, prepared
-from nlsr.upscale.batch.sources import Found, Source, find
+from nlsr.upscale.batch.sources import Found, Source, find_pictures
 from nlsr.upscale.batch.staging import Staging
 from nlsr.upscale.batch.stored import StoredManifest, fetch_record
 from nlsr.upscale.batch.targets import Naming, Task, same_ending, tasks, without_results
@@ -23,7 +23,7 @@ __all__ = [
     "conditions_of",
     "deciding",
     "fetch_record",
-    "find",
+    "find_pictures",
     "may_begin",
     "prepared",
     "results_of",

@@ -53,7 +53,7 @@ Elsewhere = Callable[[str, PurePath, Path | None, Counter[str]], list[Source]]
 """Finds the pictures of an address, as `Staging.search` does."""
 
 
-def find(
+def find_pictures(
     words: Sequence[str | os.PathLike[str]], *, leave_out: Path | None = None, elsewhere: Elsewhere | None = None
 ) -> Found:
     """The pictures that are meant.
