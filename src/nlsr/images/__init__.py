@@ -4,7 +4,6 @@ from nlsr.images.alpha import bleed
 from nlsr.images.bicubic import resize
 from nlsr.images.colour import luma
 from nlsr.images.colour_space import ColourSpace
-from nlsr.images.eight_bits import from_8_bits, to_8_bits
 from nlsr.images.files import (
     ENDINGS,
     FOREIGN_ENDINGS,
@@ -25,6 +24,7 @@ from nlsr.images.files import (
 from nlsr.images.formats.encode import encoder_bytes, streams
 from nlsr.images.patches import APART, PATCH_SIDE, high_res_patches
 from nlsr.images.picture import Picture, filled, flattened, without_metadata
+from nlsr.images.samples import as_float, from_8_bits, to_8_bits
 from nlsr.images.tone_map import tone_mapped
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ColourSpace",
     "Header",
     "Picture",
+    "as_float",
     "bleed",
     "check_format",
     "check_target",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nlsr.images.alpha import bleed
 from nlsr.images.colour_space import ColourSpace
+from nlsr.images.samples import as_float
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,7 @@ def flattened(picture: Picture, background: tuple[float, float, float]) -> Pictu
     if picture.alpha is None:
         return picture
     grey = picture.grey and len(set(background)) == 1
-    pixels, alpha = (_as_float(samples) for samples in (picture.pixels, picture.alpha))
+    pixels, alpha = (as_float(samples) for samples in (picture.pixels, picture.alpha))
     colour = torch.tensor(background[:1] if grey else background).view(1, -1, 1, 1)
     mixed = torch.lerp(colour, pixels[:, :1] if grey else pixels, alpha)
     return replace(picture, pixels=mixed.expand_as(picture.pixels), alpha=None, grey=grey)
-
-
-def _as_float(samples: Tensor) -> Tensor:
-    return samples if samples.is_floating_point() else samples.float() / torch.iinfo(samples.dtype).max

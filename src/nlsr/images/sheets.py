@@ -7,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nlsr.images.eight_bits import to_8_bits
+from nlsr.images.samples import to_8_bits
 
 PANEL = 288
 """Side of a panel."""

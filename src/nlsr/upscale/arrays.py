@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from nlsr.errors import ShapeError
-from nlsr.images import Header, Picture, read
+from nlsr.images import Header, Picture, as_float, read
 
 Back = Callable[[Picture], Any]
 """From an upscaled picture to the kind of thing that came in."""
@@ -29,7 +29,7 @@ def as_picture(image: Any, *, check: Callable[[Header], object] | None = None) -
     """
     if isinstance(image, str | os.PathLike):
         picture = read(image, check=check)
-        return picture, lambda larger: _as_float(larger.pixels)
+        return picture, lambda larger: as_float(larger.pixels)
     if isinstance(image, Picture):
         return image, lambda larger: larger
     if isinstance(image, Tensor):
@@ -134,7 +134,3 @@ def _depth(dtype: torch.dtype) -> int:
     if dtype not in (torch.uint8, torch.uint16):
         raise ShapeError(f"expected uint8, uint16 or floating-point values, got {dtype}; convert them")
     return 8 if dtype == torch.uint8 else 16
-
-
-def _as_float(samples: Tensor) -> Tensor:
-    return samples if samples.is_floating_point() else samples.float() / torch.iinfo(samples.dtype).max

@@ -14,6 +14,6 @@ def identity(network: nn.Module) -> str:
     what = network.name if isinstance(network, Foreign) else f"{name_of(network)} {network.config}"
     digest = hashlib.sha256(what.encode())
     for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

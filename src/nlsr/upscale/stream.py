@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.errors import ImageError, NotFiniteError
-from nlsr.images import Picture, bleed
+from nlsr.images import Picture, as_float, bleed
 from nlsr.memory import out_of_memory
 from nlsr.report import Report
 from nlsr.upscale.bands import pieces, resize_bands
@@ -56,9 +56,9 @@ class Stream:
         if opaque:
             self._alpha = None
         elif self._alpha is not None:
-            self._alpha = _as_float(self._alpha)
+            self._alpha = as_float(self._alpha)
             # What files hold under transparent pixels is arbitrary, and the network would carry it over their border.
-            self._pixels = bleed(_as_float(self._pixels), self._alpha)
+            self._pixels = bleed(as_float(self._pixels), self._alpha)
         plan, scale = self.plan, self._cascade.scale
         bands = resize_bands(
             self._rows(),
@@ -142,7 +142,7 @@ class Stream:
     def _upscale(self, top: int, left: int, height: int, width: int) -> Float[Tensor, "c sh sw"]:
         """A tile of colours, and of alpha as a grey picture through the same networks."""
         part = (..., slice(top, top + height), slice(left, left + width))
-        colours = self._through_networks(_as_float(self._pixels[part]))[0]
+        colours = self._through_networks(as_float(self._pixels[part]))[0]
         if self._alpha is None:
             return colours
         alpha = self._alpha[part]
@@ -194,11 +194,6 @@ class Stream:
 def is_opaque(alpha: Tensor) -> bool:
     white = 1 if alpha.is_floating_point() else torch.iinfo(alpha.dtype).max
     return bool((alpha == white).all())
-
-
-def _as_float(samples: Tensor) -> Tensor:
-    """In [0, 1]; integers as `nlsr.images.read` converts them."""
-    return samples.float() if samples.is_floating_point() else samples.float() / torch.iinfo(samples.dtype).max
 
 
 def _grey(colours: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ and holds a checksum, so that one that is stale or damaged is noticed and made a
 complete: an interrupted run loses what was in hand and nothing else.
 """
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,11 @@ from torch import Tensor
 from nlsr.errors import ImageError
 from nlsr.files import remove_all_abandoned, replacing
 from nlsr.images import one_line
-from nlsr.networks import Network, name_of
+from nlsr.networks import Network
 from nlsr.report import Report
 from nlsr.train.data.pairs import Entry, Pairs, checksum, opened
 from nlsr.upscale import Upscaler
+from nlsr.upscale.identity import identity
 
 
 def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", report: Report | None = None) -> Pairs:
@@ -33,7 +33,7 @@ def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", r
         report: called with the number of images done and the number of all.
     Raises: ImageError if the cache cannot be written.
     """
-    folder, digest = cache / "taught", weights_digest(teacher)
+    folder, digest = cache / "taught", identity(teacher)
     upscaler = Upscaler(teacher, device=device)
     entries: list[Entry] = []
     try:
@@ -55,15 +55,6 @@ def teach(pairs: Pairs, teacher: Network, *, cache: Path, device: str = "cpu", r
             "repeat the command"
         ) from error
     return Pairs(entries, pairs.scale, pairs.left_out, teacher=digest)
-
-
-def weights_digest(network: Network) -> str:
-    """SHA-256 of a network's config and weights, however they were stored."""
-    digest = hashlib.sha256(f"{name_of(network)} {network.config}".encode())
-    for name, weight in sorted(network.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_sound(file: Path, entry: Entry) -> bool:
