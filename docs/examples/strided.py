@@ -47,7 +47,7 @@ class StridedAffinity(Affinity):
         return rows
 
     def reach(self, queries):
-        return torch.zeros(self.num_keys, dtype=torch.bool).index_fill(0, self.places.cpu(), True)
+        return self.marked(self.places)
 
 
 register("strided", Strided)

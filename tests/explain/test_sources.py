@@ -67,7 +67,7 @@ def test_of_sorted_positions_the_reach_is_the_support_of_the_row_and_groups_are_
     assert torch.equal(drawn.reach, affinity.dense()[0, 11 * 19 + 7].view(17, 19) > 0)
     assert torch.equal(drawn.groups, affinity.codes.view(rounds, 17, 19))
     assert drawn.groups_are == CHUNKED[operator]
-    assert drawn.reach_is == "in its window of sorted positions"
+    assert drawn.reach_is == "in its chunk of sorted positions or beside it"
 
 
 def test_the_reach_counts_positions_whose_weight_rounds_to_zero():

@@ -86,7 +86,7 @@ class ChunkedAffinity(Affinity):
     `codes` (b, r, l) and `embedding` (b, l, d) remain readable: clustering learns from them.
     """
 
-    reach_is = "in its window of sorted positions"
+    reach_is = "in its chunk of sorted positions or beside it"
 
     def __init__(
         self,

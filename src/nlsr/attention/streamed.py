@@ -29,9 +29,8 @@ def is_uncut() -> bool:
 def in_graph() -> bool:
     """Whether a graph is recorded for export. Its sizes are symbols, on which nothing may depend that Python decides,
     and what is written into a tensor that exists has no place in it: operators then compute in plain steps."""
-    return bool(
-        getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
-    )  # torch 2.6 knows but the second
+    is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 lacks the first
+    return bool(is_exporting())
 
 
 @contextmanager

@@ -114,14 +114,6 @@ class Network(nn.Module, ABC):
         """Those that matched the affinities of a trace, in the same order; by default each module that is one, once."""
         return [module for module in self.modules() if isinstance(module, Operator)]
 
-    def _attentions(self) -> list[SharedAttention]:
-        return [module for module in self.modules() if isinstance(module, SharedAttention)]
-
-    def _checked(self, draws: NetworkDraws | None) -> NetworkDraws | None:
-        if isinstance(draws, Sequence) and len(draws) != len(self.operators()):
-            raise ShapeError(f"expected draws for {len(self.operators())} operators, got {len(draws)}")
-        return draws
-
     def attention_losses(self, trace: Trace) -> Float[Tensor, " attentions"]:
         """The losses that operators have of their own, of a traced batch, in order; empty if there is none.
 
@@ -157,6 +149,14 @@ class Network(nn.Module, ABC):
         """New directions, from a CPU generator, for the attentions whose random directions belong to the weights."""
         for operator in self.operators():
             operator.redraw(generator)
+
+    def _attentions(self) -> list[SharedAttention]:
+        return [module for module in self.modules() if isinstance(module, SharedAttention)]
+
+    def _checked(self, draws: NetworkDraws | None) -> NetworkDraws | None:
+        if isinstance(draws, Sequence) and len(draws) != len(self.operators()):
+            raise ShapeError(f"expected draws for {len(self.operators())} operators, got {len(draws)}")
+        return draws
 
     def _matched(self, trace: Trace) -> Iterator[tuple[Operator, Affinity]]:
         return zip(self.operators(), trace.affinities, strict=True)
