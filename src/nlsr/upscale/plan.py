@@ -24,7 +24,7 @@ left, and those of half precision are small enough to be kept. Measured; between
 
 
 ENGINE_SHARE = {"torch": 1.0, "onnxruntime": 2.5, "openvino": 2.3}
-"""Memory of an engine against what torch needs: neighbourhoods of sorted positions are copied, and pools of memory grow by
+"""Memory of an engine against what torch needs: chunks with their neighbours are copied, and pools of memory grow by
 halves. Measured: 1.6 to 2.5 and 1.0 to 2.1 times for PAN, `lcoan-light` and SMFANet+."""
 ENGINE_BYTES = {"torch": 0, "onnxruntime": 64 * 2**20, "openvino": 128 * 2**20}
 """What an engine and its compiled network take once, whatever the picture; measured."""
