@@ -85,7 +85,7 @@ def test_errors_of_the_library_name_parameters_and_no_options():
     """The command makes options of them. What is said of another command, or by the server, is left out."""
     with_dashes = []
     for name, path in FILES.items():
-        if name.split(".")[1:2] not in ([], ["cli"], ["serve"], ["ray"]):
+        if name.split(".")[1:2] not in ([], ["cli"], ["serve"]):
             raised = (
                 node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Raise)
             )

@@ -75,7 +75,7 @@ class Room:
     def of(cls, upscaler: Upscaler, *, most: int | None = None) -> "Room":
         """For workers that compute as this process would. Raises: UsageError for an engine that cannot be sent."""
         if upscaler.engine_name != "torch":
-            raise UsageError(f"--ray: workers compute with torch, not with {upscaler.engine_name}; leave out --engine")
+            raise UsageError(f"`ray`: workers compute with torch, not with {upscaler.engine_name}; leave out `engine`")
         return cls(torch.get_num_threads(), upscaler.budget + OWN, int(upscaler.device.type == "cuda"), most)
 
     def workers(self) -> int:
@@ -93,15 +93,15 @@ class Room:
             return min(sum(counts), self.most or sum(counts))
         largest = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "memory", "GPU")}
         if self.gpus and largest["GPU"] < 1:
-            raise UsageError("--ray: no node has a GPU for --device cuda; leave it out")
+            raise UsageError("`ray`: no node has a GPU for `device=cuda`; leave it out")
         if largest["CPU"] < self.threads:
             raise UsageError(
-                f"--ray: no node has {self.threads} processors for a worker, the largest {int(largest['CPU'])}; "
-                f"ask for less with --threads {max(1, int(largest['CPU']))}"
+                f"`ray`: no node has {self.threads} processors for a worker, the largest {int(largest['CPU'])}; "
+                f"ask for less with `threads={max(1, int(largest['CPU']))}`"
             )
         raise UsageError(
-            f"--ray: no node has {shown(self.memory)} for a worker, its budget and {shown(OWN)} for the program; the "
-            f"largest gives {shown(largest['memory'])}; allow less with --memory"
+            f"`ray`: no node has {shown(self.memory)} for a worker, its budget and {shown(OWN)} for the program; the "
+            f"largest gives {shown(largest['memory'])}; allow less with `memory`"
         )
 
     def options(self) -> dict[str, Any]:
@@ -136,8 +136,8 @@ def cluster(address: str) -> Iterator[None]:
     except Exception as error:  # Ray raises every kind of error here
         if "Version mismatch" in str(error):
             told = " ".join(str(error).split())
-            raise UsageError(f"--ray {address}: {told}; install the same Ray and Python on all machines") from error
-        raise UsageError(f"--ray {address}: {_reason(error)}; `--ray local` starts Ray on this machine") from error
+            raise UsageError(f"`ray={address}`: {told}; install the same Ray and Python on all machines") from error
+        raise UsageError(f"`ray={address}`: {_reason(error)}; `ray=local` starts Ray on this machine") from error
     interrupts.listen()  # Ray takes signals for itself
     try:
         yield
@@ -236,7 +236,7 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        raise UsageError(f"--ray {address}: cannot be reached ({error}); is Ray running there?") from error
+        raise UsageError(f"`ray={address}`: cannot be reached ({error}); is Ray running there?") from error
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -287,7 +287,7 @@ def _check_nodes(lacking: Callable[..., str], *arguments: Any) -> None:
         except Exception as error:  # what runs there may be anything
             problem = f"{_reason(error)}; install the same nlsr, with the extra ray, on all nodes"
         if problem:
-            raise UsageError(f"--ray: node {name}: {problem}")
+            raise UsageError(f"`ray`: node {name}: {problem}")
 
 
 def _differing(versions: dict[str, str], precisions: dict[int, str], *choosing: Any) -> str:
@@ -295,7 +295,7 @@ def _differing(versions: dict[str, str], precisions: dict[int, str], *choosing: 
         if here != versions[name]:
             return f"has {name} {here}, here it is {versions[name]}; install the same on all nodes"
     if _chosen(*choosing) != precisions:
-        return "its processor and the one here are not both made for bf16; add --precision fp32"
+        return "its processor and the one here are not both made for bf16; add `precision=fp32`"
     return ""
 
 
@@ -390,7 +390,7 @@ def _next(rows: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
     try:
         return next(rows, None)
     except ray.exceptions.RayError as error:
-        raise ImageError(f"--ray: {_reason(error)}; the same command with --resume continues") from error
+        raise ImageError(f"`ray`: {_reason(error)}; the same command with `resume` continues") from error
 
 
 def _decided(upscaler: Upscaler) -> Upscaler:
