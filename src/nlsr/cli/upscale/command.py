@@ -135,8 +135,6 @@ def upscale(
 
     In a batch a bad picture is named and skipped, and the exit code is 1; ctrl-C leaves nothing half written.
     """
-    import torch
-
     from nlsr.cli.upscale import running, values
     from nlsr.cli.upscale.places import find_places
     from nlsr.cli.upscale.standard import standard_streams, with_addresses
@@ -145,8 +143,6 @@ def upscale(
     from nlsr.upscale import Upscaler
     from nlsr.upscale.batch import Saving, colour
 
-    if threads:
-        torch.set_num_threads(threads)
     with standard_streams(inputs, output, as_json=as_json) as files, with_addresses(files) as standard:
         places = find_places(standard, name=name, format=format, resume=resume)
         values.check_ray(ray, workers, places.folder, compared=compare_whole is not None)
