@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nlsr.cli.settings import Engine, Imports, Threads
+from nlsr.cli.settings import Device, Engine, Imports, Memory, Threads
 from nlsr.errors import UsageError
 
 
@@ -34,10 +34,8 @@ def serve(
         typer.Option("-m", "--model", help="A weight file that clients may use, by its name without ending."),
     ] = None,
     imports: Imports = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory budget of a computation, like 2GiB.", show_default="1/4 of the machine's")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    memory: Memory = None,
+    device: Device = "cpu",
     engine: Engine = "torch",
     threads: Threads = None,
     max_upload: Annotated[int, typer.Option(min=1, metavar="MIB", help="Larger requests are refused.")] = 128,
@@ -73,10 +71,6 @@ def serve(
         token=token or (None if local else secrets.token_urlsafe(24)),
         hosts=frozenset(names),
     )
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
     run(settings, host=host, port=port, open_page=open_page, say=_say)
 
 
