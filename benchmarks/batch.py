@@ -33,7 +33,7 @@ from nlsr.files import is_unfinished
 from nlsr.images import Picture, read, write
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.upscale import Upscaler
-from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find, run, tasks
+from nlsr.upscale.batch import Manifest, Naming, Saving, deciding, find_pictures, run, tasks
 from nlsr.upscale.batch.manifest import NAME
 from nlsr.upscale.precision import computing_in
 from nlsr.weights import save_network
@@ -267,7 +267,7 @@ def bare_loop(network: torch.nn.Module, tensors: list[torch.Tensor], precision: 
 
 
 def as_batch(upscaler: Upscaler, pictures: Path, output: Path, format: str) -> None:
-    found = find([pictures], leave_out=output)
+    found = find_pictures([pictures], leave_out=output)
     naming = Naming(output, "{stem}", "x4", "model", ext=format)
     todo = tasks(found.sources, [naming.target(source) for source in found.sources])
     saving = Saving(make_folders=True)
