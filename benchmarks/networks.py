@@ -1,7 +1,7 @@
 """Processor time and peak memory of whole networks, each in a process of its own, in turn.
 
 python benchmarks/networks.py pan lcoan-light lcoan-light:none --size 256
-python benchmarks/networks.py catanet catanet-shared --size 320 --threads 1 --repeats 1
+python benchmarks/networks.py catanet catanet-shared --size 320x180 --threads 1 --repeats 1
 """
 
 import argparse
@@ -32,9 +32,9 @@ def build(name: str, scale: int) -> Network:
 
 
 @torch.inference_mode()
-def run(name: str, scale: int, size: int, precision: str) -> dict[str, float]:
+def run(name: str, scale: int, width: int, height: int, precision: str) -> dict[str, float]:
     network = build(name, scale).to(memory_format=torch.channels_last)
-    image = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, height, width).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         network(image[..., :32, :32])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -52,7 +52,7 @@ def run(name: str, scale: int, size: int, precision: str) -> dict[str, float]:
         "seconds": min(walls),
         "processor": min(processors),
         "extra_mib": (after - before) / 1024,
-        "bytes_per_pixel": (after - before) * 1024 / size**2,
+        "bytes_per_pixel": (after - before) * 1024 / (width * height),
         "predicted": network.bytes_per_pixel(),
     }
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", help="preset or preset:operator")
     parser.add_argument("--scale", type=int, default=4)
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", default="256", help="side of a square, or WxH")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
@@ -69,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.only:
-        print(json.dumps(run(options.only, options.scale, options.size, options.precision)))
+        width, _, height = options.size.partition("x")
+        print(json.dumps(run(options.only, options.scale, int(width), int(height or width), options.precision)))
         return
     results: dict[str, list[dict[str, float]]] = {name: [] for name in options.networks}
     for _ in range(options.repeats):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.networks.test_catanet import published as published_catanet
 from tests.test_oracles import FOLDER
 
 import nlsr
+from nlsr.networks.catanet import catanet
 from nlsr.weights import packaged
 
 spandrel = pytest.importorskip("spandrel", reason="needs spandrel: pip install --no-deps 'spandrel>=0.4'")
@@ -38,6 +40,8 @@ def published(name, folder):
         ("glan-net_x2", "DLSN"),
         ("asid-net-x2", "ASID"),
         ("pan-net-x4", "PAN"),
+        ("atd-net-x3-odd", "ATD"),
+        ("smfanet-net-x4", "SMFANet"),
     ],
 )
 @torch.no_grad()
@@ -49,6 +53,19 @@ def test_published_files_load_and_give_our_pictures(loader, tmp_path, oracle, ar
     assert descriptor.scale == network.scale
     image = torch.rand(1, 3, 12, 10)
     torch.testing.assert_close(descriptor(image), network(image).clamp(0, 1))
+
+
+def test_a_published_catanet_loads(loader):
+    descriptor = loader.load_from_state_dict(published_catanet(4, 8, 40, 36, 96, catanet(4).num_centres))
+    assert (descriptor.architecture.name, descriptor.model.config) == ("CATANet", catanet(4))
+
+
+@pytest.mark.parametrize("preset", ["catanet-shared", "atd-light", "pft-light", "smfanet-plus"])
+def test_networks_of_ours_load_at_the_sizes_of_a_preset(loader, preset):
+    network = nlsr.create(preset, scale=3)
+    descriptor = loader.load_from_state_dict(network.state_dict())
+    assert (descriptor.architecture.name, descriptor.scale) == (type(network).__name__, 3)
+    assert descriptor.model.config == network.config
 
 
 @pytest.mark.parametrize("name", packaged())

@@ -13,6 +13,7 @@ from nlsr.attention.grouped import EveryKey, GroupAffinity
 from nlsr.attention.overlapping_window import OverlappingWindow
 from nlsr.attention.token_aggregation import TokenAggregation
 from nlsr.errors import CheckpointError, ShapeError
+from nlsr.live_memory import bytes_per_pixel
 from nlsr.networks.catanet import CATANet, CATANetConfig, catanet, catanet_shared
 
 SIZES = dict(
@@ -124,6 +125,14 @@ def test_upscaling_forgets_an_affinity_before_the_next_is_matched(monkeypatch):
     monkeypatch.setattr(GroupAffinity, "__init__", noted)
     small()(image(1, 9, 8))
     assert most == [0, 0, 0, 0]
+
+
+def test_what_is_shared_takes_less_memory_than_its_weights_would():
+    """Kept are queries and keys, and not the weights of two chunks and of the centres for each head."""
+    sizes = dict(channels=16, width=16, hidden=16, heads=4, num_centres=(64, 64), chunk_sizes=(64, 64))
+    device = torch.device("cpu")
+    own, shared = (bytes_per_pixel(small(share=share, **sizes), (24, 32), device=device) for share in (False, True))
+    assert shared - own < 4 * 4 * (2 * 64 + 64) / 2
 
 
 def published(scale=2, blocks=2, channels=16, width=12, hidden=24, centres=(6, 8)):

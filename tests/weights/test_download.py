@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import socket
 import threading
 from dataclasses import replace
@@ -161,6 +162,14 @@ def test_a_full_disk_is_said_and_the_download_continues_when_there_is_room(serve
         refused(known, target, "the disk is full; free some space, and the same command continues the download")
     download(known, target)
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_what_a_full_disk_refuses_is_said(known, target):
+    target.parent.mkdir(parents=True)
+    part = target.parent / f".weights.pth.{known.sha256[:8]}.part"
+    part.symlink_to("/dev/full")
+    refused(known, target, f"{re.escape(str(target.parent))}: the disk is full; free some space, and the same command")
 
 
 def test_a_cache_that_cannot_be_written_is_said(known, tmp_path):

@@ -79,6 +79,7 @@ def measure(
         names: members of `nlsr.attention.OPERATORS`; others raise UsageError, as stacks of those that enlarge do.
         what: any of "forward", "training", "shared" and "unshared".
         repeats: rounds over everything; a first, shorter call warms each up.
+        threads: of each process. One thread is timed by the processor's clock, several by that on the wall.
         limit: seconds that one call may take; after one that took longer or ran out of memory, larger sizes of the
             same operator are not tried.
         modules: names of modules that each process imports, because they register operators of your own.
@@ -206,10 +207,12 @@ def _timed(module: nn.Module, features: Tensor, what: str) -> tuple[float, float
         torch.cuda.synchronize(device)
         return time.perf_counter() - started, torch.cuda.max_memory_allocated(device) - before
     _give_back()
+    # The processor's clock counts what this one thread computes, whatever else the machine does.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     held = reset_peak()
-    started = time.perf_counter()
+    started = clock()
     _call(module, features, what)
-    return time.perf_counter() - started, peak_memory() - held
+    return clock() - started, peak_memory() - held
 
 
 def _call(module: nn.Module, features: Tensor, what: str) -> None:

@@ -58,13 +58,15 @@ def plot_operators(rows: list[Measurement], path: Path) -> None:
     Raises: UsageError where matplotlib is not installed.
     """
     require("matplotlib", extra="bench")
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     chosen = [row for row in rows if row.what == "forward" and not row.failure]
     if not chosen:
         return
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
     axes = figure.subplots(1, 2)
+    colours = colormaps["tab20"]  # two shades each of ten colours; neighbours have other marks
     for axis, quantity, label, factor in (
         (axes[0], "seconds", "seconds", 1.0),
         (axes[1], "peak_bytes", "peak memory, MiB", 2.0**-20),
@@ -75,13 +77,13 @@ def plot_operators(rows: list[Measurement], path: Path) -> None:
                 [row.size**2 for row in own],
                 [getattr(row, quantity) * factor for row in own],
                 marker="osD^vP*Xh"[index % 9],
-                color=f"C{index}",
+                color=colours(index % colours.N),
                 label=f"{name}  (pixels$^{{{exponent(own, quantity):.2f}}}$)",
             )
         axis.set_xlabel("pixels")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7)
     figure.suptitle(f"One attention, {chosen[0].channels} channels, forward")
     figure.savefig(path, dpi=120, metadata={"Software": None})
 

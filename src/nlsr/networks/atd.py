@@ -89,7 +89,7 @@ class ATD(WindowTransformer):
 
     def bytes_per_pixel(self) -> int:
         """Queries, keys and values with what the three attentions make of them; measured."""
-        return 4 * 34 * self.config.channels
+        return 4 * 29 * self.config.channels
 
 
 class Stage(nn.Module):
