@@ -532,11 +532,13 @@ def test_a_job_that_is_forgotten_in_its_last_moment_is_not_done(tmp_path, model)
     store.close()
 
 
-def test_progress_moves_within_a_tile(tmp_path, model, monkeypatch):
+@pytest.mark.parametrize("estimated", [True, False])  # which measures the layers
+def test_progress_moves_within_a_tile(tmp_path, model, monkeypatch, estimated):
     monkeypatch.setattr("nlsr.serve.computing.PULSE", 0)  # however quick the layers are
     (tmp_path / "a.png").write_bytes(png(40, 30))
     computing, parts, asked = Computing(Settings(models={"tiny": model})), [], Asked(model="tiny")
-    assert computing.estimate(asked, computing.header(tmp_path / "a.png")).tiles == 1
+    if estimated:
+        assert computing.estimate(asked, computing.header(tmp_path / "a.png")).tiles == 1
     waiting = {"cancelled": threading.Event(), "report": parts.append}
     computing.upscale(tmp_path / "a.png", tmp_path / "b.png", asked, **waiting)
     assert parts == sorted(parts)

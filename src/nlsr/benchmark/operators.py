@@ -4,8 +4,6 @@ Each operator runs in a process of its own; the processes take turns, so that a 
 operator is timed only after it has been found equal to its own dense matrix.
 """
 
-import contextlib
-import ctypes
 import math
 import statistics
 import time
@@ -21,7 +19,7 @@ from nlsr.attention.global_learnable import global_learnable_values
 from nlsr.benchmark.counting import count
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
-from nlsr.memory import peak_memory, reset_peak
+from nlsr.memory import give_back, peak_memory, reset_peak
 from nlsr.report import Report
 
 SIZES = (64, 96, 128, 160, 224, 320)
@@ -206,7 +204,7 @@ def _timed(module: nn.Module, features: Tensor, what: str) -> tuple[float, float
         _call(module, features, what)
         torch.cuda.synchronize(device)
         return time.perf_counter() - started, torch.cuda.max_memory_allocated(device) - before
-    _give_back()
+    give_back()
     # The processor's clock counts what this one thread computes, whatever else the machine does.
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     held = reset_peak()
@@ -223,12 +221,6 @@ def _call(module: nn.Module, features: Tensor, what: str) -> None:
     else:
         with torch.inference_mode():
             module(features)
-
-
-def _give_back() -> None:
-    """Free memory to the system, so that the next peak counts all that is used."""
-    with contextlib.suppress(OSError):  # only glibc keeps it
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 REQUESTS: dict[str, Callable[..., Any]] = {"check": check, "run": _run}

@@ -41,10 +41,13 @@ ENDS = "the server ends; nothing was computed"
 HEARTBEAT = 15
 """Seconds after which a stream of events says that it is still there."""
 CLEAN_UP = 20
-"""Most seconds between two looks for what is too old."""
+"""Most seconds between two looks for what is too old, and for memory that nobody uses."""
 LOOKING = 4
 """Questions about pixels, and pictures to be shown, that are worked on at the same time; others wait for these, so that
 the rest of the server has threads left."""
+THREADS = 8
+"""For everything else that would keep the server from answering: files, headers of pictures, estimates. Each thread has
+memory of its own that it does not give back."""
 PIECE = 2**20
 """Bytes of an archive that are sent at a time."""
 
@@ -137,8 +140,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         events.loop = asyncio.get_running_loop()
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         jobs.start()
-        cleaning = asyncio.create_task(_clean_up(jobs, every=min(CLEAN_UP, settings.keep)))
+        cleaning = asyncio.create_task(_clean_up(jobs, computing, every=min(CLEAN_UP, settings.keep)))
         try:
             yield
         finally:
@@ -481,7 +485,8 @@ def _shown(path: Path, name: str, computing: Computing) -> bytes:
         return shown.read_bytes()
 
 
-async def _clean_up(jobs: Jobs, *, every: float) -> None:
+async def _clean_up(jobs: Jobs, computing: Computing, *, every: float) -> None:
     while True:
         await asyncio.sleep(every)
         await run_in_threadpool(jobs.forget_old)
+        await run_in_threadpool(computing.give_back)

@@ -69,6 +69,7 @@ class Computing:
         self._seconds: dict[tuple[Any, ...], float] = {}
         self._rhythms: dict[tuple[Any, ...], list[float]] = {}
         self._guard = threading.Lock()
+        self._computed = False
 
     @contextmanager
     def turn(
@@ -104,6 +105,7 @@ class Computing:
             look()
         hooks = []
         try:
+            self._computed = True
             look()
             hooks += [layer.register_forward_pre_hook(before_layer) for each in modules for layer in each.modules()]
             yield
@@ -200,7 +202,9 @@ class Computing:
 
         upscaler = self.upscaler(asked)
         plan = self._plan(asked, self.header(source))
-        progress = _Progress(plan.num_tiles, self._rhythms.get(_speed_key(asked, plan)), report)
+        networks = _networks(upscaler, plan)
+        layers = sum(1 for network in networks for _ in network.modules()) * (8 if asked.ensemble else 1)
+        progress = _Progress(plan.num_tiles, layers, self._rhythms.get(_speed_key(asked, plan)), report)
         saving = Saving(
             format=asked.format,
             quality=asked.quality,
@@ -209,7 +213,7 @@ class Computing:
             background=colour(asked.background),
             max_pixels=self.settings.max_pixels,
         )
-        with self.turn(_networks(upscaler, plan), cancelled, progress.layer):
+        with self.turn(networks, cancelled, progress.layer):
             progress.begin()
             (done,) = run(upscaler, [Task(source, target)], saving, report=progress.tile)
         if isinstance(done.error, Cancelled):
@@ -230,6 +234,14 @@ class Computing:
             alpha=header.alpha and holds_alpha(format),
             reading=header.reading,
         )
+
+    def give_back(self) -> None:
+        """Free to the system what earlier computations took, if there were any."""
+        if self._computed:
+            from nlsr.memory import give_back
+
+            self._computed = False
+            give_back()
 
     def _check_result(self, plan: "Plan") -> None:
         pixels, limit = plan.new_width * plan.new_height, self.settings.max_result_pixels
@@ -257,18 +269,17 @@ class Computing:
         scaled = {"width": None, "height": None, "fit": None, "scale": float(max(plan.scales))}
         upscaler = self.upscaler(asked.model_copy(update=scaled | {"tile": "none"}))
         picture = Picture(torch.full((1, 3, PROBE_SIDE, PROBE_SIDE), 0.5))
-        progress = _Progress(1, None, lambda part: None)
+        progress = _Progress(1, 1, None, lambda part: None)
         with suppress(Cancelled), self.turn(_networks(upscaler, plan), threading.Event(), progress.layer, wait=False):
             upscaler.upscale(picture)  # the first is slower
             progress.begin()
             seconds = upscaler.upscale(picture, report=progress.tile).seconds
             self._learn(asked, plan, seconds * plan.height * plan.width / PROBE_SIDE**2, progress.rhythm)
 
-    def _learn(self, asked: Asked, plan: "Plan", seconds: float, rhythm: list[float] | None) -> None:
+    def _learn(self, asked: Asked, plan: "Plan", seconds: float, rhythm: list[float]) -> None:
         key = _speed_key(asked, plan)
         self._seconds[key] = seconds / (plan.height * plan.width)
-        if rhythm:
-            self._rhythms[key] = rhythm
+        self._rhythms[key] = rhythm
 
     def _kept(self, shelf: "OrderedDict[str, Any]", key: str, make: Callable[[], Any]) -> Any:
         with self._guard:
@@ -299,12 +310,14 @@ class _Progress:
     """The part that is done: whole tiles, and within a tile the layers that ran, weighed by the time that they took in
     the tile before, or when the speed of the model was measured."""
 
-    def __init__(self, tiles: int, rhythm: list[float] | None, report: Callable[[float], object]) -> None:
+    def __init__(self, tiles: int, layers: int, rhythm: list[float] | None, report: Callable[[float], object]) -> None:
         """
         Args:
-            rhythm: of each layer, in the order they run, the part of a tile's time before it; None if not known.
+            layers: about how many run for a tile.
+            rhythm: of each layer, in the order they run, the part of a tile's time before it; None if not known, when
+                all count alike.
         """
-        self.rhythm = rhythm
+        self.rhythm = rhythm or [layer / layers for layer in range(layers)]
         self._done, self._tiles, self._report = 0, tiles, report
         self.begin()
 
@@ -317,7 +330,7 @@ class _Progress:
         """A layer begins."""
         now = time.monotonic()
         self._layers.append(now - self._began)
-        if self.rhythm and now - self._told >= PULSE:
+        if now - self._told >= PULSE:
             self._told = now
             place = len(self._layers) - 1
             within = self.rhythm[place] if place < len(self.rhythm) else ALMOST

@@ -1,6 +1,7 @@
 """The server as a process: an address, the line that says it, and an end that leaves nothing behind."""
 
 import contextlib
+import os
 import socket
 import tempfile
 import webbrowser
@@ -13,8 +14,10 @@ from nlsr.errors import Interrupted, NlsrError
 from nlsr.serve.app import create_app
 from nlsr.serve.settings import Settings
 
-GRACE = 3
+GRACE = 10
 """Seconds that open connections have when the server ends."""
+CONVOLUTIONS = 128
+"""Compiled convolutions that are kept: each size of a picture needs its own, and torch would keep 1,024."""
 MOST_CONNECTIONS = 500
 """Beyond these, requests are answered with status 503."""
 
@@ -28,6 +31,7 @@ def run(settings: Settings, *, host: str, port: int, open_page: bool, say: Calla
     Raises: NlsrError if the address or a private folder cannot be had; Interrupted when it was told to stop.
     """
     listening = _listening(host, port)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CONVOLUTIONS))  # before torch is imported
     try:
         app = create_app(settings)
     except OSError as error:
