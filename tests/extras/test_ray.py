@@ -186,7 +186,8 @@ def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluste
             os.kill(os.getpid(), signal.SIGKILL)
         return low_res.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
-    sources = [pictures(tmp_path / "in", 4) / name for name in sorted(names(tmp_path / "in"))]
+    folder = pictures(tmp_path / "in", 4)
+    sources = [folder / name for name in sorted(names(folder))]
     tasks = [Task(source, tmp_path / "out" / f"{source.stem}.png") for source in sources]
     monkeypatch.setattr(batches, "ATTEMPTS", 0)
     upscaler = Upscaler(deadly, model_scale=2, memory="200MiB", tile="none")
