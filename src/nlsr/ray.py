@@ -125,14 +125,15 @@ def cluster(address: str) -> Iterator[None]:
     Raises: UsageError if there is none, or one of another version.
     """
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it writes to the terminal, of what concerns nobody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else each job begins with a line about Ray's own actors
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": 2**28, "num_cpus": os.cpu_count()}
         os.environ.setdefault("RAY_worker_niceness", "0")  # as this command's own; Ray's default is 15
     else:
         _check_reachable(address)
     try:
-        ray.init(address=address, **options)
+        with _silent():  # it writes that it has read the variable
+            ray.init(address=address, **options)
     except Exception as error:  # Ray raises every kind of error here
         if "Version mismatch" in str(error):
             told = " ".join(str(error).split())
@@ -227,6 +228,19 @@ def _mapped(dataset: "ray.data.Dataset", worker: type, arguments: tuple[Any, ...
         # There is no other way yet to say how often a picture that ends its workers is tried, which is for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return dataset.map(worker, fn_constructor_args=arguments, **room.options())
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The context in which nobody sees what libraries below Python write to standard error."""
+    with open(os.devnull, "wb") as nowhere:
+        before = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def _check_reachable(address: str) -> None:
