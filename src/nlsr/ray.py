@@ -190,6 +190,7 @@ def run(
                 return
         if not left:
             return
+    manifest.clean({task.target.parent for task in left})
     for task in left:
         lost = ImageError("ended every worker that it was given to, most likely for want of memory; give it a budget")
         yield Done(task, "failed", error=lost)

@@ -97,6 +97,8 @@ def _on_cluster(
     manifest: "Manifest",
     workers: int | None,
 ) -> None:
+    # Read when Ray is imported: among the results it would write of workers that died, and we say what became of pictures.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from nlsr import ray
     from nlsr.cli.progress import BatchBar
 
