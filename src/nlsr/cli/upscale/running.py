@@ -97,7 +97,7 @@ def _on_cluster(
     manifest: "Manifest",
     workers: int | None,
 ) -> None:
-    # Read when Ray is imported: among the results it would write of workers that died, and we say what became of pictures.
+    # Read when Ray is imported, which would else tell among the results of workers that died.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from nlsr import ray
     from nlsr.cli.progress import BatchBar
