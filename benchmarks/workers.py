@@ -3,8 +3,9 @@
 python benchmarks/workers.py one            # one process, and one worker of Ray, with a thread each
 python benchmarks/workers.py two            # one worker of two threads, and two workers of one thread
 
-Wall time is that between the first results and the last. Processor time is that of all processes of a way meanwhile:
-of this one, of Ray's and of its workers. On a machine that does other work too, it is the one to look at.
+Wall time is that between the first results and the last. Processor time is that of this process and of Ray's workers
+meanwhile: on a machine that does other work too, it is the one to look at. Ray's other processes take some more while
+they wait, per second and not per picture.
 """
 
 import argparse
@@ -83,12 +84,12 @@ def paced(results: Iterator[Done], count: int) -> tuple[float, float]:
         assert done.status == "done", done
         walls.append(time.monotonic())
         if number in (0, count - 1):
-            processors.append(sum(map(used, [os.getpid(), *below(os.getpid())])))
+            processors.append(sum(map(used, [os.getpid(), *workers_below(os.getpid())])))
     counted = sum(wall > walls[0] + 0.1 for wall in walls)  # others that came with the first were done before
     return (walls[-1] - walls[0]) / counted, (processors[-1] - processors[0]) / counted
 
 
-def below(pid: int) -> list[int]:
+def workers_below(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -98,7 +99,7 @@ def below(pid: int) -> list[int]:
     found = children.get(pid, [])
     for child in found:
         found += children.get(child, [])
-    return found
+    return [child for child in found if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"ray::MapWorker")]
 
 
 def used(pid: int) -> float:

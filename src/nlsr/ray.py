@@ -39,8 +39,9 @@ from nlsr.upscale.batch import run as run_here
 from nlsr.upscale.precision import choose
 
 require("ray", extra="ray")
-# The library reads it when it is imported: nobody is told what is done here.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# The library reads it when it is imported: nobody is told what is done here, nor that nobody is told.
+if os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0") == "0":
+    os.environ.setdefault("RAY_USAGE_STATS_REPORT_URL", "http://127.0.0.1:9")
 
 import ray  # noqa: E402
 import ray.data  # noqa: E402
@@ -104,10 +105,10 @@ class Room:
             f"largest gives {shown(largest['memory'])}; allow less with `memory`"
         )
 
-    def options(self) -> dict[str, Any]:
-        """For a stage of Ray Data whose workers have this room, each with one picture at a time."""
+    def options(self, waiting: int) -> dict[str, Any]:
+        """For a stage of Ray Data whose workers have this room, at each of which so many rows wait for their turn."""
         return {
-            "compute": ray.data.ActorPoolStrategy(size=self.workers(), max_tasks_in_flight_per_actor=2),
+            "compute": ray.data.ActorPoolStrategy(size=self.workers(), max_tasks_in_flight_per_actor=1 + waiting),
             "num_cpus": self.threads,
             "num_gpus": self.gpus,
             "memory": self.memory,
@@ -177,13 +178,13 @@ def run(
     manifest.begin(*sorted(ours))
     size = max(1, min(GROUP, len(tasks) // (4 * count)))
     left = dict.fromkeys(tasks)
-    for together in (size, 1):  # what has ended its worker each time is tried once more alone
+    for together, waiting in ((size, 1), (1, 0)):  # what was lost with its workers each time, is tried once more alone
         todo = list(left)
         groups = (
             _Group.of(todo[first : first + together], manifest, ours, staging)
             for first in range(0, len(todo), together)
         )
-        for done in _results(upscaler, groups, saving, manifest, room):
+        for done in _results(upscaler, groups, saving, manifest, room, waiting):
             left.pop(done.task, None)
             yield done
             if done.ends_all:
@@ -221,14 +222,16 @@ def upscale(
     room = Room.of(upscaler, most=workers)
     _check_nodes(_differing, _versions(), _precisions(upscaler), *_choosing(upscaler))
     arguments = (ray.put(upscaler), room.threads, column, format, quality)
-    return _mapped(dataset, _Rows, arguments, room)
+    return _mapped(dataset, _Rows, arguments, room, waiting=1)
 
 
-def _mapped(dataset: "ray.data.Dataset", worker: type, arguments: tuple[Any, ...], room: Room) -> "ray.data.Dataset":
+def _mapped(
+    dataset: "ray.data.Dataset", worker: type, arguments: tuple[Any, ...], room: Room, waiting: int
+) -> "ray.data.Dataset":
     with warnings.catch_warnings():
         # There is no other way yet to say how often a picture that ends its workers is tried, which is for ever.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        return dataset.map(worker, fn_constructor_args=arguments, **room.options())
+        return dataset.map(worker, fn_constructor_args=arguments, **room.options(waiting))
 
 
 @contextlib.contextmanager
@@ -380,9 +383,13 @@ class _Group:
 
 
 def _results(
-    upscaler: Upscaler, groups: Iterable[_Group], saving: Saving, manifest: Manifest, room: Room
+    upscaler: Upscaler, groups: Iterable[_Group], saving: Saving, manifest: Manifest, room: Room, waiting: int
 ) -> Iterator[Done]:
-    """What became of the pictures of groups, as it is known; of those whose workers died nothing."""
+    """What became of the pictures of groups, as it is known; of those whose workers died nothing.
+
+    Args:
+        waiting: groups that a worker has beside the one that it does; they are lost with it.
+    """
     rows = [{"group": pickle.dumps(group)} for group in groups]
     arguments = (ray.put(_decided(upscaler)), room.threads, saving)
     context = ray.data.DataContext.get_current().copy()
@@ -391,7 +398,7 @@ def _results(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        answers = iter(_mapped(dataset, _Files, arguments, room).iter_rows())
+        answers = iter(_mapped(dataset, _Files, arguments, room, waiting).iter_rows())
         while (answer := _next(answers)) is not None:
             results, lines = pickle.loads(answer["results"])
             manifest.merge(lines)
