@@ -109,7 +109,7 @@ def test_a_family_takes_a_scale_that_it_has_or_its_largest() -> None:
 
 
 def test_wrong_requests_are_errors(lcoan: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="bicubic: needs `scale`"):
+    with pytest.raises(UsageError, match="`model=bicubic`: needs `scale`"):
         load_model("bicubic")
     with pytest.raises(UsageError, match=r"`scale=3`: .* upscales by 2"):
         load_model(lcoan, scale=3)

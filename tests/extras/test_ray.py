@@ -172,7 +172,7 @@ def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, mo
         assert tree(out) == {}
     choosing = ("auto", torch.device("cpu"), None)
     assert batches._differing(batches._versions(), batches._chosen(*choosing), *choosing) == ""
-    assert "add --precision fp32" in batches._differing(batches._versions(), {}, *choosing)
+    assert "add `precision=fp32`" in batches._differing(batches._versions(), {}, *choosing)
 
 
 def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluster, tmp_path, monkeypatch):

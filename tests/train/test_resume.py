@@ -126,7 +126,7 @@ def test_an_interrupted_run_saves_the_step_in_hand_and_twice_interrupted_loses_n
         with pytest.raises(Interrupted) as error:
             fit("stopped", *settings, resume=resume, callbacks=[At(step - 1, "backward", interrupt)])
         assert str(error.value) == (
-            f"stopped; step {step} is saved, continue from it by adding --resume to the same command"
+            f"stopped; step {step} is saved, continue from it by adding `resume` to the same command"
         )
     resumed = fit("stopped", *settings, resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -175,7 +175,7 @@ def test_a_folder_of_results_mirrors_the_tree():
 
 @pytest.mark.parametrize("pattern", ["{name}", "{}", "a/{stem}", "../{stem}", "", "..", "a\0b"])
 def test_patterns_that_are_no_file_names_are_refused(pattern):
-    with pytest.raises(UsageError, match="`name`"):
+    with pytest.raises(UsageError, match="`name="):
         Naming(None, pattern, "x4", "m")
 
 
