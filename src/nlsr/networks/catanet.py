@@ -98,7 +98,7 @@ class CATANet(Network):
         """The greater of two: tokens slot by slot with the maps around them and the queries and keys that are shared,
         and what enlarging makes; measured at x2 and x4, where it varies between runs by a sixth."""
         config = self.config
-        slots = 38 if config.share else 28
+        slots = 38 if config.share else 30
         return 2 * config.channels * max(2 * slots, 7 * config.scale**2)
 
 
