@@ -8,7 +8,7 @@ import torch
 from nlsr import Upscaler
 from nlsr.errors import UsageError
 from nlsr.images import Picture
-from nlsr.networks import NLSN, PAN, NLSNConfig, PANConfig
+from nlsr.networks import CSNLN, PAN, CSNLNConfig, PANConfig
 from nlsr.upscale import engine as engines
 from nlsr.upscale.batch import Saving, deciding
 from nlsr.upscale.figures import Figure, conditions, fastest, store, stored
@@ -93,8 +93,8 @@ def test_bf16_is_refused_where_the_processor_is_not_made_for_it(monkeypatch):
 
 
 def test_networks_that_an_engine_cannot_run_are_refused_before_a_picture_is_read():
-    with pytest.raises(UsageError, match="nlsn cannot be exported: its attention NonLocalSparse draws"):
-        Upscaler(NLSN(NLSNConfig(2, channels=8, num_blocks=2)), engine="openvino")
+    with pytest.raises(UsageError, match="csnln cannot be exported: its attention CrossScale sums patches"):
+        Upscaler(CSNLN(CSNLNConfig(2, channels=8)), engine="openvino")
     with pytest.raises(UsageError, match=r"`engine=onnxruntime`: runs networks of nlsr; .* is a function of your own"):
         Upscaler(lambda image: image, model_scale=1, engine="onnxruntime")
 

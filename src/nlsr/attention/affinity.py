@@ -109,6 +109,11 @@ class Operator(nn.Module, ABC):
             keep: what the affinity holds on to.
         """
 
+    def every_direction(self) -> Tensor | None:
+        """For a graph that takes maps of every size: the random directions of all sizes, one behind the other. While it
+        is recorded the operator holds them as its buffer `directions_held`. By default None: nothing is drawn."""
+        return None
+
     def floats_per_position(self, channels: int) -> int:
         """Numbers that a match and what is aggregated with it hold at their peak, per position, beside the features,
         the values and the result: for memory budgets. By default a guess on the safe side.

@@ -197,7 +197,7 @@ def pick(tokens: Tensor, index: Tensor) -> Tensor:
     batch, length, _ = tokens.shape
     offsets = torch.arange(batch, device=index.device)[:, None] * length
     picked = tokens.flatten(0, 1).index_select(0, (index + offsets).flatten())
-    return picked.view(batch, -1, tokens.shape[2])
+    return picked.view(batch, index.shape[1], tokens.shape[2])
 
 
 class _Gather(torch.autograd.Function):

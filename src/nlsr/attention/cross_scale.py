@@ -154,6 +154,9 @@ class CrossScale(Operator):
     """
 
     network_settings = ("reduction", "softmax_scale", "overlap_average")
+    no_graph = (
+        "sums patches along diagonals in place, block by block (Tensor.add_); at once they are quadratic in memory"
+    )
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from nlsr.attention.affinity import (
     matching_dtype,
     to_tokens,
 )
-from nlsr.attention.streamed import Block, in_blocks, query_blocks
+from nlsr.attention.streamed import Block, in_blocks, in_graph, query_blocks
 from nlsr.errors import ShapeError
 
 
@@ -33,6 +33,8 @@ class DenseAffinity(Affinity):
         self.key = key.to(matching_dtype(key.dtype))
 
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
+        if in_graph():
+            return _attend_in_graph(self.query, self.key, values)
         batch, _, channels = values.shape
         blocks = query_blocks(batch, self.num_queries, self.query.element_size() * self.num_keys)
         return in_blocks(_attend, blocks, (batch, self.num_queries, channels), self.query, self.key, values)
@@ -98,6 +100,13 @@ def embedding_width(channels: int, reduction: int) -> int:
 
 def _attend(block: Block, query: Tensor, key: Tensor, values: Tensor) -> Tensor:
     return _weights(query[:, block[1]], key).to(values.dtype) @ values
+
+
+def _attend_in_graph(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+    """By the operation that holds a block of weights at a time, which wants queries and values of one width."""
+    width = max(query.shape[2], values.shape[2])
+    query, key, filled = (F.pad(tokens, (0, width - tokens.shape[2]))[:, None] for tokens in (query, key, values))
+    return F.scaled_dot_product_attention(query, key, filled, scale=1.0)[:, 0, :, : values.shape[2]]
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ The published kernels lose gradients of keys and values to a race of threads, an
 products are dense ones in blocks, or gathered where few keys are left.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Draws, Keep, map_size, matching_dtype, to_tokens
-from nlsr.attention.grouped import GroupAffinity, by_head, side_by_side
+from nlsr.attention.grouped import GroupAffinity, Layout, by_head, of_each_image, side_by_side, without
 from nlsr.attention.heads import check_heads
-from nlsr.attention.shifted_window import ShiftedWindow, Windows
-from nlsr.attention.streamed import BLOCK_BYTES, budget, recomputed
+from nlsr.attention.shifted_window import ShiftedWindow
+from nlsr.attention.streamed import BLOCK_BYTES, budget, in_graph, recomputed
 from nlsr.errors import ShapeError
 
 EPS = 1e-20
@@ -35,7 +35,7 @@ Focus = tuple[Float[Tensor, "_ _ _ _"], Int[Tensor, "_ _ _ _"] | None]
 class FocusedAffinity(GroupAffinity):
     """Each position draws on the keys that were kept for it, head by head; a row sums to what was kept of one."""
 
-    def __init__(self, layout: Windows, focus: list[Focus]) -> None:
+    def __init__(self, layout: Layout, focus: list[Focus]) -> None:
         super(GroupAffinity, self).__init__(layout.height * layout.width, size=(layout.height, layout.width))
         self.layout, self.heads, self.focus = layout, focus[0][0].shape[1], focus
         self._stored = [weights for weights, _ in focus]
@@ -106,11 +106,16 @@ class FocusedWindow(ShiftedWindow):
         layout = self.layout(height, width)
         matching = matching_dtype(query.dtype)
         scaled, key = query.to(matching) * self.score_scale, key.to(matching)
-        pieces = zip(layout.queries(scaled), layout.keys(key), self.biases(layout), strict=True)
-        earlier = [(None, None)] * len(layout.shapes) if before is None else before.focus
+        pieces = list(zip(layout.queries(scaled), layout.keys(key), self.biases(layout), strict=True))
+        earlier = [(None, None)] * len(pieces) if before is None else before.focus
+        unused: Sequence[Tensor | None] = [of_each_image(empty, query.shape[0]) for empty in layout.unused() or []] or [
+            None
+        ] * len(earlier)
         focus = [
-            narrow(by_head(q, self.heads), by_head(k, self.heads), bias.to(matching), *kept, num_keys=self.num_keys)
-            for (q, k, bias), kept in zip(pieces, earlier, strict=True)
+            narrow(
+                by_head(q, self.heads), by_head(k, self.heads), bias.to(matching), empty, *kept, num_keys=self.num_keys
+            )
+            for (q, k, bias), empty, kept in zip(pieces, unused, earlier, strict=True)
         ]
         return FocusedAffinity(layout, focus)
 
@@ -122,17 +127,21 @@ def narrow(
     query: Float[Tensor, "g h n d"],
     key: Float[Tensor, "g h m d"],
     bias: Float[Tensor, "_ n m"],
+    unused: Bool[Tensor, "g m"] | None,
     weights: Float[Tensor, "g h n k"] | None,
     kept: Int[Tensor, "g h n k"] | None,
     *,
     num_keys: int,
 ) -> Focus:
     """softmax(query . key + bias) over the kept keys, times their weights, as shares of one: the largest of a row."""
+    if in_graph():
+        return _narrow(query, key, bias, unused, weights, kept, num_keys)
+    assert unused is None
     parts = []
     with torch.autocast(query.device.type, enabled=False):
         for block in _blocks(query, key.shape[2], 2):
             earlier = (None if tensor is None else tensor[block] for tensor in (weights, kept))
-            parts.append(recomputed(_narrow, query[block], key[block], bias, *earlier, num_keys))
+            parts.append(recomputed(_narrow, query[block], key[block], bias, None, *earlier, num_keys))
     new_weights, new_kept = zip(*parts, strict=True)
     return torch.cat(new_weights), None if new_kept[0] is None else torch.cat(new_kept)
 
@@ -143,6 +152,8 @@ def aggregate(
     """The values of the kept keys, weighted."""
     if kept is None:
         return weights.to(values.dtype) @ values
+    if in_graph():
+        return _aggregate(weights, kept, values)
     parts = [
         recomputed(_aggregate, weights[block].to(values.dtype), kept[block], values[block])
         for block in _blocks(weights, values.shape[2], 1)
@@ -151,10 +162,18 @@ def aggregate(
 
 
 def _narrow(
-    query: Tensor, key: Tensor, bias: Tensor, weights: Tensor | None, kept: Tensor | None, num_keys: int
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor,
+    unused: Tensor | None,
+    weights: Tensor | None,
+    kept: Tensor | None,
+    num_keys: int,
 ) -> Focus:
-    if kept is None:
+    if unused is not None or kept is None:
         scores = query @ key.transpose(2, 3) + bias
+        scores = scores if unused is None else without(scores, unused)
+        scores = scores if kept is None else scores.gather(3, kept)
     elif GATHERED * kept.shape[3] <= key.shape[2]:
         scores = torch.einsum("ghnd,ghnkd->ghnk", query, _gathered(key, kept))
         scores = scores + bias.expand(query.shape[1], -1, -1).expand(len(query), -1, -1, -1).gather(3, kept)

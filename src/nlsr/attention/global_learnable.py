@@ -13,7 +13,14 @@ from nlsr.attention.affinity import Draws, Keep, SharedAttention, map_size, to_t
 from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
 from nlsr.attention.dense import embedding_width
 from nlsr.attention.embedding import EmbeddingOperator
-from nlsr.attention.hashing import bucket_codes, directions, num_buckets
+from nlsr.attention.hashing import (
+    bucket_codes,
+    directions,
+    directions_in_graph,
+    directions_of_all_sizes,
+    num_buckets,
+)
+from nlsr.attention.streamed import in_graph
 
 
 class GlobalLearnable(EmbeddingOperator):
@@ -21,7 +28,7 @@ class GlobalLearnable(EmbeddingOperator):
 
     network_settings = ("reduction", "chunk_size", "rounds", "seed")
     groups_are = "super-bit buckets"
-    no_graph = "draws random directions, as many as the size of the picture wants (torch.randn)"
+    directions_held: Tensor
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 128, rounds: int = 3, seed: int = 0
@@ -45,16 +52,29 @@ class GlobalLearnable(EmbeddingOperator):
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
     ) -> ChunkedAffinity:
         embedding = to_tokens(self.embed(features))
-        width, buckets = embedding.shape[2], num_buckets(embedding.shape[1], self.chunk_size)
-        drawn = directions(draws, self.seed, lambda g: super_bits(width, self.rounds, buckets, g), embedding)
+        drawn, unused = self._directions(embedding, draws)
         return ChunkedAffinity(
-            bucket_codes(embedding, drawn, both_signs=False),
+            bucket_codes(embedding, drawn, both_signs=False, unused=unused),
             embedding,
             chunk_size=self.chunk_size,
             slot_scores=self.score(to_tokens(self.embed_score(features))),
             keep=keep,
             size=map_size(features),
         )
+
+    def every_direction(self) -> Tensor:
+        return directions_of_all_sizes(self._draw, self.seed)
+
+    def _directions(self, embedding: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor | None]:
+        """And which of them are none."""
+        length = embedding.shape[1]
+        if in_graph():
+            return directions_in_graph(self.directions_held, length, self.chunk_size, both_signs=False)
+        buckets = num_buckets(length, self.chunk_size)
+        return directions(draws, self.seed, lambda generator: self._draw(buckets, generator), embedding), None
+
+    def _draw(self, buckets: int, generator: torch.Generator) -> Float[Tensor, "1 d r k"]:
+        return super_bits(self.width, self.rounds, buckets, generator)
 
     def floats_per_position(self, channels: int) -> int:
         scores = (1 + self.rounds) * self.chunk_size

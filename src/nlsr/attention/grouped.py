@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Keep, matching_dtype
 from nlsr.attention.heads import check_heads
-from nlsr.attention.streamed import BLOCK_BYTES, budget, check_first_order, is_uncut, recomputed
+from nlsr.attention.streamed import BLOCK_BYTES, budget, check_first_order, in_graph, is_uncut, recomputed
 
 LANES = 16
 """Heads are filled with zeros up to a multiple of so many entries. The fused kernel needs queries and values of one
@@ -58,6 +58,10 @@ class Layout(ABC):
     @abstractmethod
     def restore(self, pieces: list[Float[Tensor, "_ _ c"]]) -> Float[Tensor, "b l c"]:
         """What each position receives of what its query slots hold."""
+
+    def unused(self) -> list[Bool[Tensor, "_ m"]] | None:
+        """The key slots of each piece that hold nothing, alike in all images; None where all hold something."""
+        return None
 
     @abstractmethod
     def places(self) -> list[Places]:
@@ -114,9 +118,17 @@ class GroupAffinity(Affinity):
         self.layout, self.heads = layout, heads
         matching = matching_dtype(query.dtype)
         queries, keys = (fill_heads(tokens.to(matching), heads) for tokens in (query, key))
-        self._made_of: list[tuple[Tensor, Tensor, Tensor | None]] = [
-            (by_head(piece, heads), by_head(other, heads), None if bias is None else bias.to(matching))
-            for piece, other, bias in zip(layout.queries(queries), layout.keys(keys), biases, strict=True)
+        unused: Sequence[Tensor | None] = layout.unused() or [None] * len(biases)
+        self._made_of: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = [
+            (
+                by_head(piece, heads),
+                by_head(other, heads),
+                None if bias is None else bias.to(matching),
+                None if empty is None else of_each_image(empty, query.shape[0]),
+            )
+            for piece, other, bias, empty in zip(
+                layout.queries(queries), layout.keys(keys), biases, unused, strict=True
+            )
         ]
         self._stored: list[Tensor] | None = None
         if keep == "stored":
@@ -177,7 +189,7 @@ class GroupAffinity(Affinity):
         if self._stored is not None:
             weights = self._stored[index][which, :, slot]
         else:
-            made_of, key, bias = self._made_of[index]
+            made_of, key, bias, _ = self._made_of[index]
             with torch.autocast(key.device.type, enabled=False):
                 scores = torch.einsum("khd,khmd->khm", made_of[which, :, slot], key[which])
             weights = F.softmax(scores if bias is None else scores + bias[:, slot].transpose(0, 1), dim=-1)
@@ -198,9 +210,13 @@ def attend(
     query: Float[Tensor, "g h n d"],
     key: Float[Tensor, "g h m d"],
     bias: Float[Tensor, "_ n m"] | None,
+    unused: Bool[Tensor, "g m"] | None,
     values: Float[Tensor, "g h m c"],
 ) -> Float[Tensor, "g h n c"]:
     """softmax(query . key + bias) values, without the weights where a kernel can do without them."""
+    if in_graph():
+        return _weigh(query, key, bias, unused) @ values
+    assert unused is None
     inputs = (query, key, values) if bias is None else (query, key, values, bias)
     with torch.autocast(query.device.type, enabled=False):
         if bias is not None and bias.requires_grad and torch.is_grad_enabled():  # no fused kernel differentiates it
@@ -218,9 +234,15 @@ def attend(
 
 
 def weigh(
-    query: Float[Tensor, "g h n d"], key: Float[Tensor, "g h m d"], bias: Float[Tensor, "_ n m"] | None
+    query: Float[Tensor, "g h n d"],
+    key: Float[Tensor, "g h m d"],
+    bias: Float[Tensor, "_ n m"] | None,
+    unused: Bool[Tensor, "g m"] | None,
 ) -> Float[Tensor, "g h n m"]:
     """softmax(query . key + bias)."""
+    if in_graph():
+        return _weigh(query, key, bias, unused)
+    assert unused is None
     with torch.autocast(query.device.type, enabled=False):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, key, bias)):
             return _weigh(query, key, bias)
@@ -239,13 +261,18 @@ def grouped_floats(width: int, channels: int, heads: int, *, keys: int) -> int:
 def fill_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b l d"]:
     """Zeros after the entries of each head, up to a multiple of `LANES`."""
     width = tokens.shape[2] // heads
-    missing = 0 if is_uncut() else -width % LANES
+    missing = 0 if is_uncut() or in_graph() else -width % LANES
     return F.pad(tokens.unflatten(2, (heads, width)), (0, missing)).flatten(2) if missing else tokens
 
 
 def empty_heads(tokens: Float[Tensor, "b l d"], heads: int, channels: int) -> Float[Tensor, "b l c"]:
     """The inverse of `fill_heads`."""
     return tokens.unflatten(2, (heads, -1))[..., : channels // heads].flatten(2)
+
+
+def of_each_image(unused: Bool[Tensor, "g m"], batch: int) -> Bool[Tensor, "bg m"]:
+    """Images first, then groups, as pieces are."""
+    return unused.expand(batch, -1, -1).flatten(0, 1)
 
 
 def by_head(piece: Float[Tensor, "g n c"], heads: int) -> Float[Tensor, "g h n d"]:
@@ -272,9 +299,15 @@ def _attend(query: Tensor, key: Tensor, bias: Tensor | None, values: Tensor) -> 
     return _weigh(query, key, bias) @ values
 
 
-def _weigh(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+def _weigh(query: Tensor, key: Tensor, bias: Tensor | None, unused: Tensor | None = None) -> Tensor:
     scores = query @ key.transpose(2, 3)
-    return F.softmax(scores if bias is None else scores + bias, dim=-1)
+    scores = scores if bias is None else scores + bias
+    return F.softmax(scores if unused is None else without(scores, unused), dim=-1)
+
+
+def without(scores: Float[Tensor, "g h n m"], unused: Bool[Tensor, "g m"]) -> Float[Tensor, "g h n m"]:
+    """Scores that give unused slots no weight."""
+    return scores.masked_fill(unused[:, None, None], -torch.inf)
 
 
 def _blocks(query: Tensor, key: Tensor) -> Iterator[slice]:

@@ -6,7 +6,7 @@ Positions whose embeddings point the same way fall into the same bucket with hig
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nlsr.attention.affinity import Draws, matching_dtype
@@ -35,17 +35,49 @@ def directions(
     return drawn.to(like.device, matching_dtype(like.dtype))
 
 
+def directions_of_all_sizes(
+    draw: Callable[[int, torch.Generator], Float[Tensor, "1 d r k"]], seed: int
+) -> Float[Tensor, "1 d r all_k"]:
+    """For a graph: those of the smallest number of buckets, of the next, and so on.
+
+    Args:
+        draw: makes directions for so many buckets.
+    """
+    numbers = range(2, MAX_BUCKETS + 1, 2)
+    return torch.cat([draw(number, torch.Generator().manual_seed(seed)) for number in numbers], dim=-1)
+
+
+def directions_in_graph(
+    held: Float[Tensor, "1 d r all_k"], length: int, chunk_size: int, *, both_signs: bool
+) -> tuple[Float[Tensor, "1 d r most"], Bool[Tensor, " most"]]:
+    """Those that a map of so many positions has, of `directions_of_all_sizes`, and which of them it has not."""
+    chunks = torch.full((1,), length) // chunk_size
+    pairs = ((chunks + 1) // 2).clamp(1, MAX_BUCKETS // 2)  # of buckets
+    step = 1 if both_signs else 2
+    slot = torch.arange(step * MAX_BUCKETS // 2)
+    before = step * pairs * (pairs - 1) // 2
+    return held[..., (before + slot).clamp_max(held.shape[-1] - 1)], slot >= step * pairs
+
+
 @torch.no_grad()
 def bucket_codes(
-    embedding: Float[Tensor, "b l d"], directions: Float[Tensor, "1 d r k"], *, both_signs: bool
+    embedding: Float[Tensor, "b l d"],
+    directions: Float[Tensor, "1 d r k"],
+    *,
+    both_signs: bool,
+    unused: Bool[Tensor, " k"] | None = None,
 ) -> Int[Tensor, "b r l"]:
     """The direction, in each round, on which an embedding projects most; the lowest index on a tie.
 
     Args:
         both_signs: each direction also stands for its opposite, numbered after all others.
+        unused: directions that are none.
     """
     with torch.autocast(embedding.device.type, enabled=False):
         projected = torch.einsum("bld,drk->brlk", embedding.to(directions.dtype), directions[0])
     if both_signs:
         projected = torch.cat((projected, -projected), dim=-1)
+        unused = None if unused is None else torch.cat((unused, unused))
+    if unused is not None:
+        projected = projected.masked_fill(unused, -torch.inf)
     return projected.argmax(-1)

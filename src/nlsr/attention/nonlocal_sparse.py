@@ -12,7 +12,14 @@ from nlsr.attention.affinity import Draws, Keep, map_size, to_tokens
 from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
 from nlsr.attention.dense import embedding_width
 from nlsr.attention.embedding import EmbeddingOperator
-from nlsr.attention.hashing import bucket_codes, directions, num_buckets
+from nlsr.attention.hashing import (
+    bucket_codes,
+    directions,
+    directions_in_graph,
+    directions_of_all_sizes,
+    num_buckets,
+)
+from nlsr.attention.streamed import in_graph
 
 
 class NonLocalSparse(EmbeddingOperator):
@@ -20,7 +27,7 @@ class NonLocalSparse(EmbeddingOperator):
 
     network_settings = ("reduction", "chunk_size", "rounds", "seed")
     groups_are = "hash buckets"
-    no_graph = "draws random directions, as many as the size of the picture wants (torch.randn)"
+    directions_held: Tensor
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 144, rounds: int = 4, seed: int = 0
@@ -42,10 +49,24 @@ class NonLocalSparse(EmbeddingOperator):
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
     ) -> ChunkedAffinity:
         embedding = to_tokens(self.embed(features))
-        shape = (1, embedding.shape[2], self.rounds, num_buckets(embedding.shape[1], self.chunk_size) // 2)
-        drawn = directions(draws, self.seed, lambda generator: torch.randn(shape, generator=generator), embedding)
-        codes = bucket_codes(embedding, drawn, both_signs=True)
+        drawn, unused = self._directions(embedding, draws)
+        codes = bucket_codes(embedding, drawn, both_signs=True, unused=unused)
         return ChunkedAffinity(codes, embedding, chunk_size=self.chunk_size, keep=keep, size=map_size(features))
+
+    def every_direction(self) -> Tensor:
+        return directions_of_all_sizes(self._draw, self.seed)
+
+    def _directions(self, embedding: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor | None]:
+        """And which of them are none."""
+        length = embedding.shape[1]
+        if in_graph():
+            return directions_in_graph(self.directions_held, length, self.chunk_size, both_signs=True)
+        buckets = num_buckets(length, self.chunk_size)
+        return directions(draws, self.seed, lambda generator: self._draw(buckets, generator), embedding), None
+
+    def _draw(self, buckets: int, generator: torch.Generator) -> Float[Tensor, "1 d r k"]:
+        """Each direction is that of two buckets."""
+        return torch.randn((1, self.embed.out_channels, self.rounds, buckets // 2), generator=generator)
 
     def floats_per_position(self, channels: int) -> int:
         return chunked_floats(self.embed.out_channels, channels, rounds=self.rounds, chunk_size=self.chunk_size)

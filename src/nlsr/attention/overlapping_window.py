@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nlsr.attention import slots
 from nlsr.attention.affinity import Draws, Keep, map_size, to_map, to_tokens
 from nlsr.attention.chunked import pick
 from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats, joint_linear
 from nlsr.attention.heads import HeadsOperator
+from nlsr.attention.streamed import in_graph
 from nlsr.errors import ShapeError
 
 OVERLAP = 2
@@ -162,7 +164,10 @@ class OverlappingWindow(HeadsOperator):
         covers = (self.window_size / (self.window_size - OVERLAP)) ** 2
         return int(covers * grouped_floats(self.width, channels, self.heads, keys=self.window_size**2))
 
-    def layout(self, height: int, width: int) -> OverlappingWindows:
+    def layout(self, height: int, width: int) -> OverlappingWindows | slots.Slots:
+        if in_graph():
+            published = self.average == "published"
+            return slots.overlapping_windows(height, width, self.window_size, OVERLAP, published=published)
         return OverlappingWindows(height, width, self.window_size, average=self.average)
 
 
@@ -196,6 +201,7 @@ class OverlappingWindowAttention(nn.Module):
         affinity = GroupAffinity(layout, query * operator.score_scale, key, heads=operator.heads, keep=keep)
         refined = self.project(affinity.aggregate(values))
         coverage = layout.coverage()
-        if not bool((coverage == 1).all()):  # published, and of a size that no benchmark image has
+        # As published some sizes have less, though no benchmark image; a graph multiplies at every size.
+        if operator.average == "published" and (in_graph() or not bool((coverage == 1).all())):
             tokens = tokens * coverage.flatten().to(tokens)[:, None]
         return to_map(tokens + refined, *size), affinity

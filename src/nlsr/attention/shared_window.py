@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nlsr.attention import slots
 from nlsr.attention.affinity import Affinity, Keep, check_size, map_size, to_map, to_tokens
-from nlsr.attention.grouped import joint_linear
+from nlsr.attention.grouped import Layout, joint_linear
 from nlsr.attention.shifted_window import ShiftedWindow, Strip, Windows
+from nlsr.attention.streamed import in_graph
 from nlsr.errors import ShapeError
 
 
@@ -72,7 +74,9 @@ class SharedGrid(SharedWindow):
 
     groups_are = "grids"
 
-    def layout(self, height: int, width: int) -> Grids:
+    def layout(self, height: int, width: int) -> Layout:
+        if in_graph():
+            return slots.grids(height, width, self.window_size)
         return Grids(height, width, self.window_size)
 
 

@@ -14,9 +14,11 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nlsr.attention import slots
 from nlsr.attention.affinity import Draws, Keep, map_size, to_tokens
 from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats
 from nlsr.attention.heads import HeadsOperator
+from nlsr.attention.streamed import in_graph
 from nlsr.errors import ShapeError
 
 
@@ -144,15 +146,17 @@ class ShiftedWindow(HeadsOperator):
             layout, query * self.score_scale, key, heads=self.heads, biases=self.biases(layout), keep=keep
         )
 
-    def layout(self, height: int, width: int) -> Windows:
-        return Windows(height, width, self.window_size, offset=self.window_size // 2 if self.shifted else 0)
+    def layout(self, height: int, width: int) -> Layout:
+        kind = slots.windows if in_graph() else Windows
+        return kind(height, width, self.window_size, offset=self.window_size // 2 if self.shifted else 0)
 
-    def biases(self, layout: Windows) -> list[Float[Tensor, "_ _ _"]]:
+    def biases(self, layout: Layout) -> list[Float[Tensor, "_ _ _"]]:
         """For each pair of slots (i, j) and (k, l) of a window, the entry for the offset (i - k, j - l)."""
         side = self.window_size
         table = rearrange(self.offset_bias, "(rows columns) heads -> heads rows columns", rows=2 * side - 1)
         whole = table.unfold(1, side, 1).unfold(2, side, 1).flip(3, 4)
-        return [whole[:, :i, :j, :i, :j].flatten(3, 4).flatten(1, 2) for i, j in layout.shapes]
+        shapes = layout.shapes if isinstance(layout, Windows) else [(side, side)]
+        return [whole[:, :i, :j, :i, :j].flatten(3, 4).flatten(1, 2) for i, j in shapes]
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=self.window_size**2)

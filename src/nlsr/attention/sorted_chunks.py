@@ -8,9 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nlsr.attention import slots
 from nlsr.attention.chunked import pick
 from nlsr.attention.grouped import Layout, Places
+from nlsr.attention.streamed import in_graph
 from nlsr.mirror import mirrored
+
+
+def sorted_chunks(codes: Int[Tensor, "b l"], *, chunk_size: int, size: tuple[int, int], span: int = 1) -> Layout:
+    """`SortedChunks`, in a graph in its form for maps of every size."""
+    kind = slots.sorted_chunks if in_graph() else SortedChunks
+    return kind(codes, chunk_size=chunk_size, span=span, size=size)
 
 
 class SortedChunks(Layout):

@@ -17,7 +17,7 @@ from nlsr.attention.affinity import Draws, Keep, check_size, map_size, to_map, t
 from nlsr.attention.grouped import EveryKey, GroupAffinity, grouped_floats, joint_linear
 from nlsr.attention.heads import HeadsOperator, check_heads
 from nlsr.attention.learnable_collaborative import assign, directions, is_distributed, member_sums
-from nlsr.attention.sorted_chunks import SortedChunks
+from nlsr.attention.sorted_chunks import sorted_chunks
 from nlsr.errors import ShapeError
 from nlsr.mirror import mirrored
 
@@ -146,7 +146,7 @@ class TokenAggregation(HeadsOperator):
     ) -> TokenAffinity:
         """As `match`, for whoever has queries, scaled, and keys of a height x width map already."""
         centres, labels = self.centres(tokens)
-        layout = SortedChunks(labels, chunk_size=self.chunk_size, span=2, size=(height, width))
+        layout = sorted_chunks(labels, chunk_size=self.chunk_size, span=2, size=(height, width))
         affinity = TokenAffinity(layout, query, key, heads=self.heads, keep=keep)
         affinity.centres, affinity.tokens = centres, tokens
         return affinity
@@ -211,7 +211,7 @@ class TokenAggregationAttention(nn.Module):
         else:
             check_size(matched.positions, height, width)
             values = self.values(tokens)
-        centre_values = self.centre_values(matched.positions.centres).expand(len(tokens), -1, -1)
+        centre_values = self.centre_values(matched.positions.centres).expand(tokens.shape[0], -1, -1)
         drawn = matched.positions.aggregate(values) + matched.centres.aggregate(centre_values)
         return features + self.mix(to_map(self.project(drawn), height, width)), matched
 
@@ -222,7 +222,7 @@ class TokenAggregationAttention(nn.Module):
         query, key, values = joint_linear(tokens, operator.query, operator.key, self.values)
         query = query * operator.score_scale
         positions = operator.match_embedded(tokens, query, key, height, width, keep=keep)
-        centre_key = self.centre_key(positions.centres).expand(len(tokens), -1, -1)
+        centre_key = self.centre_key(positions.centres).expand(tokens.shape[0], -1, -1)
         layout = EveryKey(height, width, centre_key.shape[1])
         return Aggregation(positions, GroupAffinity(layout, query, centre_key, heads=operator.heads, keep=keep)), values
 

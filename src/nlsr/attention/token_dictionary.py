@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from nlsr.attention.affinity import Affinity, Draws, Keep, map_size, matching_dtype, to_tokens
 from nlsr.attention.grouped import GroupAffinity, grouped_floats
 from nlsr.attention.heads import HeadsOperator
-from nlsr.attention.sorted_chunks import SortedChunks
+from nlsr.attention.sorted_chunks import sorted_chunks
 from nlsr.errors import ShapeError
 
 LARGEST_LOG_SCALE = math.log(100)
@@ -171,7 +171,7 @@ class TokenCategories(HeadsOperator):
         keep: Keep,
     ) -> GroupAffinity:
         """As `match`, for whoever has categories, queries and keys of a height x width map already."""
-        layout = SortedChunks(labels, chunk_size=self.chunk_size, size=(height, width))
+        layout = sorted_chunks(labels, chunk_size=self.chunk_size, size=(height, width))
         return GroupAffinity(layout, query * self.score_scale, key, heads=self.heads, keep=keep)
 
     @property

@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ from nlsr.attention.streamed import uncut
 from nlsr.benchmark.counting import count
 from nlsr.benchmark.workers import Failed, Worker
 from nlsr.errors import UsageError
+from nlsr.export import check_exportable
 from nlsr.memory import peak_memory, reset_peak, total_memory
 from nlsr.networks import PRESETS, Network
 from nlsr.report import Report
+from nlsr.upscale.engine import Engine, EngineName
+from nlsr.upscale.plan import ENGINE_SHARE
 
 OUTPUT = (720, 1280)
 """Height and width of the result for which the field counts multiply-adds."""
@@ -79,14 +83,16 @@ def measure(
     sizes: Sequence[tuple[int, int]] = SIZES,
     threads: int,
     limit: float = 600,
+    engine: EngineName = "torch",
     modules: Sequence[str] = (),
     report: Report | None = None,
 ) -> Iterator[Row]:
     """The rows of a table, one by one.
 
     Args:
-        names: names of presets; others raise UsageError.
+        names: names of presets; others raise UsageError, and so do those that the engine cannot run.
         sizes: height and width of the inputs, the smallest first.
+        engine: what computes, in fp32.
         limit: seconds that one forward pass may take; what is predicted to take longer is not run.
         modules: names of modules that each process imports, because they register networks of your own.
         report: called with the number of measurements done and of all.
@@ -94,6 +100,10 @@ def measure(
     for name in names:
         if name not in PRESETS:
             raise UsageError(f"{name}: expected one of {', '.join(PRESETS)}")
+        if engine != "torch":
+            Engine(engine)  # or its library is missing
+            with FakeTensorMode():
+                check_exportable(build(name, scale))
     for number, name in enumerate(names):
         with FakeTensorMode():
             network = build(name, scale)
@@ -101,7 +111,8 @@ def measure(
         for index, (height, width) in enumerate(sizes):
             if report:
                 report(number * len(sizes) + index, len(names) * len(sizes))
-            costs.append(_cost(name, network, height, width, threads, limit, costs[-1] if costs else None, modules))
+            smaller = costs[-1] if costs else None
+            costs.append(_cost(name, network, height, width, threads, limit, smaller, engine, modules))
         high, wide = OUTPUT
         yield Row(
             name,
@@ -116,6 +127,16 @@ def measure(
 def build(name: str, scale: int) -> Network:
     """An untrained network by the name of its preset, in eval mode."""
     return networks.build(PRESETS[name](scale)).eval()
+
+
+def exportable(name: str, scale: int) -> bool:
+    """Whether engines can run a preset."""
+    try:
+        with FakeTensorMode():
+            check_exportable(build(name, scale))
+    except UsageError:
+        return False
+    return True
 
 
 @functools.cache
@@ -151,10 +172,11 @@ def _cost(
     threads: int,
     limit: float,
     smaller: Cost | None,
+    engine: EngineName,
     modules: Sequence[str],
 ) -> Cost:
     pixels = height * width
-    memory = float(network.bytes_per_pixel() * pixels)
+    memory = network.bytes_per_pixel() * pixels * ENGINE_SHARE[engine]
     seconds = None
     if smaller and smaller.seconds is not None:
         counts = [
@@ -167,7 +189,10 @@ def _cost(
     worker = Worker("nlsr.benchmark.networks", threads=threads, modules=modules)
     try:
         return Cost(
-            height, width, *worker.ask("run", name, network.scale, height, width, limit=10 * limit), predicted=False
+            height,
+            width,
+            *worker.ask("run", name, network.scale, height, width, engine, limit=10 * limit),
+            predicted=False,
         )
     except Failed:  # it ran out of memory or of time after all
         return Cost(height, width, seconds, memory, predicted=True)
@@ -176,9 +201,11 @@ def _cost(
 
 
 @torch.inference_mode()
-def _run(name: str, scale: int, height: int, width: int) -> tuple[float, float]:
-    """Median seconds of up to nine runs, fewer where one takes long, and peak bytes on top of the built network."""
-    network = build(name, scale).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _run(name: str, scale: int, height: int, width: int, engine: EngineName) -> tuple[float, float]:
+    """Median seconds of up to nine runs, fewer where one takes long, and peak bytes on top of the built network, or of
+    what an engine makes of it."""
+    built = build(name, scale).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = built if engine == "torch" else partial(Engine(engine).run, built, precision="fp32")
     image = torch.rand(1, 3, height, width).contiguous(memory_format=torch.channels_last)
     network(image[..., :16, :16])
     before = reset_peak()

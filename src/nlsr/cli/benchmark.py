@@ -108,6 +108,7 @@ def networks(
     output: Folder = None,
     threads: Threads = None,
     limit: Annotated[float, typer.Option(min=1, help="Seconds one picture may take; the rest is predicted.")] = 600,
+    engine: Annotated[str, typer.Option(help="What computes: torch, onnxruntime or openvino, in fp32.")] = "torch",
     imports: Imports = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per network.")] = False,
 ) -> None:
@@ -115,29 +116,41 @@ def networks(
     import torch
 
     from nlsr.benchmark.machine import facts
-    from nlsr.benchmark.networks import SIZES, markdown, measure
+    from nlsr.benchmark.networks import SIZES, exportable, markdown, measure
     from nlsr.benchmark.tradeoff import plot_tradeoff, points, tradeoff_table
     from nlsr.cli.progress import Counter
     from nlsr.extras import require
     from nlsr.networks import PRESETS
+    from nlsr.upscale.engine import ENGINES
 
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine}: expected {', '.join(ENGINES)}")
     found = points(evaluated) if evaluated else []
     if output:
         _check_folder(output)
         if found:
             require("matplotlib", extra="bench")
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
+    if engine != "torch" and not names:
+        chosen = [name for name in chosen if exportable(name, scale)]
     threads = torch.get_num_threads()  # what --threads says, if it was given
     measured_at = tuple(map(_size, sizes)) if sizes else SIZES
     rows = []
     with Counter("measuring") as counter:
         for row in measure(
-            chosen, scale=scale, sizes=measured_at, threads=threads, limit=limit, modules=imports or (), report=counter
+            chosen,
+            scale=scale,
+            sizes=measured_at,
+            threads=threads,
+            limit=limit,
+            engine=engine,
+            modules=imports or (),
+            report=counter,
         ):
             rows.append(row)
             if as_json:
                 print(json.dumps(dataclasses.asdict(row)), flush=True)
-    machine = facts("cpu", threads)
+    machine = facts("cpu", threads) | ({"engine": engine} if engine != "torch" else {})
     tables = [markdown(rows), *([tradeoff_table(found)] if found else []), _measured_on(machine)]
     if not as_json:
         print("\n\n".join(tables))
@@ -179,6 +192,39 @@ def engines(
     print("\n\n".join(tables))
     if output:
         _write(output, "engines", [{"machine": machine} | dataclasses.asdict(row) for row in rows], tables)
+
+
+@app.command()
+def exports(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Networks, taken untrained, and names of weights or weight files.", show_default="all"),
+    ] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--to", help="onnx, openvino or pt2; may be repeated.", show_default="all")
+    ] = None,
+    scale: Annotated[int, typer.Option(min=2, help="Scale of the networks.")] = 2,
+    output: Folder = None,
+    threads: Threads = None,
+    imports: Imports = None,
+) -> None:
+    """How far exported files are from torch, on the sizes that each export is proved on."""
+    import torch
+
+    from nlsr.benchmark.exports import measure, table
+    from nlsr.cli.progress import Counter
+    from nlsr.networks import PRESETS
+
+    if output:
+        _check_folder(output)
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
+    with Counter("exporting") as counter:
+        rows = list(measure(chosen, scale=scale, formats=formats or (), report=counter))
+    print(table(rows))
+    if output:
+        _write(output, "exports", [dataclasses.asdict(row) for row in rows], [table(rows)])
 
 
 @app.command()

@@ -23,17 +23,17 @@ def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
     """The graph of a network in eval mode. Raises: UsageError with the operation and the reason if it has none."""
     check_exportable(network)
     name = name_of(network)
-    module = HalfWeights(network) if weights == "fp16" else network
     sides = {"height": Dim("height", min=1, max=LARGEST_SIDE), "width": Dim("width", min=1, max=LARGEST_SIDE)}
     free = {0: Dim("batch", min=1), 2: sides["height"], 3: sides["width"]}
     try:
-        with _any_size(), warnings.catch_warnings():
+        with _holding_directions(network), _any_size(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about its own ways
+            module = HalfWeights(network) if weights == "fp16" else network
             program = torch.export.export(module, (torch.rand(EXAMPLE),), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # torch names what it cannot record in errors of any type
         reason = str(error).strip().splitlines()
         raise UsageError(f"{name} cannot be exported for every size: {_where(error)}{' '.join(reason[:2])}") from error
-    _allow_single_pixels(program)
+    _allow_every_size(program)
     return program
 
 
@@ -63,6 +63,20 @@ class HalfWeights(nn.Module):
 
 
 @contextlib.contextmanager
+def _holding_directions(network: Network) -> Iterator[None]:
+    """Operators that draw directions, as many as the size of the picture wants, hold those of all sizes for a while."""
+    every = {operator: operator.every_direction() for operator in dict.fromkeys(network.operators())}
+    holding = {operator: directions for operator, directions in every.items() if directions is not None}
+    try:
+        for operator, directions in holding.items():
+            operator.register_buffer("directions_held", directions)
+        yield
+    finally:
+        for operator in holding:
+            del operator.directions_held
+
+
+@contextlib.contextmanager
 def _any_size() -> Iterator[None]:
     """Sides of one pixel are recorded as sides of any length, where torch knows how."""
     from torch.fx.experimental import _config
@@ -78,12 +92,12 @@ def _any_size() -> Iterator[None]:
         _config.backed_size_oblivious = before
 
 
-def _allow_single_pixels(program: Any) -> None:
-    """Leave out the conditions that numbers of positions differ from one or from each other. torch adds them where it
-    asks whether a tensor lies in one piece, which changes no value; the proof runs one pixel."""
-    conditions = getattr(program, "_guards_code", None)
-    if conditions:
-        program._guards_code = [each for each in conditions if " != " not in each]
+def _allow_every_size(program: Any) -> None:
+    """Leave out the conditions that sides and numbers of positions are greater than one or differ from each other.
+    torch adds them where it asks whether a tensor lies in one piece, which changes no value, and has no public way to
+    do without them. An older torch has none to leave out; the proof runs one pixel."""
+    if hasattr(program, "_guards_code"):
+        program._guards_code = []
 
 
 def _where(error: BaseException) -> str:

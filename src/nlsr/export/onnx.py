@@ -17,11 +17,16 @@ OPSET = 18
 
 def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     """The file. Raises: ExportError with the operation that ONNX lacks."""
+    from nlsr.export.streamed_onnx import attention
+
     names: Any = dict(input_names=["low_res"], output_names=["upscaled"])
+    table = {torch.ops.aten.scaled_dot_product_attention.default: attention}
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
             warnings.simplefilter("ignore")  # torch's, about its own ways
-            made: Any = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, **names)
+            made: Any = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False, **names
+            )
     except Exception as error:
         raise ExportError(f"ONNX has no form of this network: {_innermost(error)}") from error
     made.model.metadata_props.update(metadata)

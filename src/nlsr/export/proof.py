@@ -54,24 +54,35 @@ def example() -> Float[Tensor, "1 3 160 192"]:
     return read(str(files("nlsr.export") / "example.png")).pixels
 
 
-@torch.no_grad()
 def prove(network: Network, run: Run, *, weights: Weights = "fp32") -> Proof:
     """Run a file beside its network. Raises: ExportError that says on which size they differ, and how much."""
+    proof = compare(network, run)
+    check(proof, weights=weights)
+    return proof
+
+
+@torch.no_grad()
+def compare(network: Network, run: Run) -> Proof:
+    """How far a file is from its network. Raises: ExportError where it fails, or makes an image of another size."""
     picture = example()
     differences = tuple(_difference(network, run, picture[..., :height, :width]) for height, width in SIZES)
-    lost = _lost(network, run, picture)
-    for each in differences:
+    return Proof(differences, _lost(network, run, picture))
+
+
+def check(proof: Proof, *, weights: Weights = "fp32") -> None:
+    """Raises: ExportError if a file is too far from its network."""
+    for each in proof.differences:
         close = each.share <= SHARE and each.largest <= NEVER
         if not math.isfinite(each.largest) or (weights == "fp32" and not close):
             raise ExportError(
                 f"the file computes other than torch on a {each.width}x{each.height} picture: values differ by up to "
                 f"{each.largest:.2g}, {each.share:.2%} of them by more than {CLOSE:g}; no file was written"
             )
-    if weights == "fp16" and not lost <= LOST_DB:
+    if weights == "fp16" and not proof.lost_db <= LOST_DB:
         raise ExportError(
-            f"half precision loses {lost:.3f} dB on the example, expected at most {LOST_DB}; no file was written"
+            f"half precision loses {proof.lost_db:.3f} dB on the example, expected at most {LOST_DB}; no file was "
+            "written"
         )
-    return Proof(differences, lost)
 
 
 def _difference(network: Network, run: Run, low_res: Tensor) -> Difference:

@@ -280,4 +280,6 @@ class SpatialGate(nn.Module):
 
 
 def _padded(side: int) -> int:
-    return max(SMALLEST_SIDE, -(-side // SIDE) * SIDE)
+    """The next multiple of `SIDE`, and no less than `SMALLEST_SIDE`; without a comparison, as it may be a symbol."""
+    windows = (side + SIDE - 1) // SIDE
+    return SIDE * (windows + 1 // windows)

@@ -106,7 +106,7 @@ class Stage(nn.Module):
         self.fuse = nn.Conv2d(config.channels, config.channels, 3, padding=1)
 
     def forward(self, features: Float[Tensor, "b c h w"], *, collect: Collect) -> Float[Tensor, "b c h w"]:
-        refined, dictionary = features, self.dictionary.expand(len(features), -1, -1)
+        refined, dictionary = features, self.dictionary.expand(features.shape[0], -1, -1)
         for layer in self.layers:
             refined, dictionary = layer(refined, dictionary, collect=collect)
         return features + self.fuse(refined)

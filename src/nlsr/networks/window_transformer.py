@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from nlsr.attention import Keep
 from nlsr.attention.affinity import map_size, to_map, to_tokens
+from nlsr.attention.streamed import in_graph
 from nlsr.mirror import mirrored
 from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import DirectUpsampler, EdsrUpsampler, check_low_res, factors, mean_colour
@@ -76,7 +77,7 @@ def continued(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "
     again and again."""
     for axis in (2, 3):
         length = image.shape[axis]
-        if length % multiple:
+        if in_graph() or length % multiple:
             places = mirrored(0, -(-length // multiple) * multiple, length, image.device)
             image = image.index_select(axis, places)
     return image
