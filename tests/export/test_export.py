@@ -66,9 +66,7 @@ NETWORKS = {
     "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
     "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
     "pft": lambda: PFT(
-        PFTConfig(
-            2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3
-        )
+        PFTConfig(2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3)
     ),
 }
 

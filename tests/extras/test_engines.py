@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import jaxtyping
 import pytest
 import torch
 from PIL import Image
-from tests.sockets import attempts
+from tests.sockets import FATAL, attempts
 
 from nlsr import Upscaler
 from nlsr.errors import CheckpointError
@@ -59,6 +60,33 @@ def test_a_file_computes_what_the_network_does_and_opens_no_socket(tmp_path, nam
             low_res = example()[..., : size[1], : size[2]].expand(size[0], -1, -1, -1)
             torch.testing.assert_close(run(low_res), net(low_res), atol=1e-4, rtol=1e-3)
     assert tried == []
+
+
+ENGINES_AT_WORK = """
+import jaxtyping, torch
+from nlsr import Upscaler
+from nlsr.export import export
+from nlsr.export.proof import example
+from nlsr.images import Picture
+from nlsr.networks import PAN, PANConfig
+jaxtyping.config.update("jaxtyping_disable", True)
+network = PAN(PANConfig(2, channels=8, upsampler_channels=4, num_blocks=1)).eval()
+for to, suffix in (("onnx", "onnx"), ("openvino", "xml")):
+    export(network, f"m.{suffix}", to=to)
+for engine in ("onnxruntime", "openvino"):
+    assert Upscaler(network, engine=engine, precision="fp32").upscale(Picture(example(), depth=32)).notes == ()
+print("done")
+"""
+
+
+def test_no_native_code_opens_a_socket(tmp_path):
+    """In a process that does not survive one."""
+    made, working = (
+        subprocess.run([sys.executable, "-c", FATAL + program], cwd=tmp_path, capture_output=True, text=True)
+        for program in ("import socket; socket.socket()", ENGINES_AT_WORK)
+    )
+    assert made.returncode == -signal.SIGSYS
+    assert (working.returncode, working.stdout) == (0, "done\n"), working.stderr
 
 
 def test_ten_lines_of_onnxruntime_alone_run_a_file(tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import matching_dtype
+from nlsr.attention.streamed import in_graph
 
 Pattern = Literal["window", "grid"]
 
@@ -59,7 +60,10 @@ class ChannelAttention(nn.Module):
         embedded = self.mix(self.embed(features))
         # Zeros beyond the map add nothing to norms and products.
         embedded = F.pad(embedded, (0, -width % self.side, 0, -height % self.side))
-        return [rearrange(part, f"{map} -> {groups}", i=self.side, j=self.side) for part in embedded.chunk(3, dim=1)]
+        parts = embedded.chunk(3, dim=1)
+        if in_graph():  # in one piece each: what can be viewed otherwise depends on the number of images
+            parts = tuple(part.contiguous() for part in parts)
+        return [rearrange(part, f"{map} -> {groups}", i=self.side, j=self.side) for part in parts]
 
     def _attend(
         self, query: Float[Tensor, "b g c n"], key: Float[Tensor, "b g c n"], values: Float[Tensor, "b g c n"]

@@ -272,7 +272,7 @@ def empty_heads(tokens: Float[Tensor, "b l d"], heads: int, channels: int) -> Fl
 
 def of_each_image(unused: Bool[Tensor, "g m"], batch: int) -> Bool[Tensor, "bg m"]:
     """Images first, then groups, as pieces are."""
-    return unused.expand(batch, -1, -1).flatten(0, 1)
+    return unused.repeat(batch, 1)
 
 
 def by_head(piece: Float[Tensor, "g n c"], heads: int) -> Float[Tensor, "g h n d"]:

@@ -44,15 +44,15 @@ class Slots(Layout):
     def __init__(
         self,
         size: tuple[int, int],
-        queries: Int[Tensor, "_ g n"],
-        keys: Int[Tensor, "_ g m"],
+        queries: Int[Tensor, "*b g n"],
+        keys: Int[Tensor, "*b g m"],
         unused: Bool[Tensor, "g m"],
-        receives: Sequence[tuple[Int[Tensor, "_ l"], Float[Tensor, " l"] | None]],
+        receives: Sequence[tuple[Int[Tensor, "*b l"], Float[Tensor, " l"] | None]],
     ) -> None:
         """
         Args:
             size: height and width of the map.
-            queries, keys: the positions in the slots of each group, in each image or in all.
+            queries, keys: the positions in the slots of each group; with a first axis, of each image for itself.
             unused: key slots that hold nothing.
             receives: query slots that each position receives from, counted through all groups, and its share of them.
         """
@@ -68,17 +68,17 @@ class Slots(Layout):
 
     def restore(self, pieces: list[Float[Tensor, "_ _ c"]]) -> Float[Tensor, "b l c"]:
         (piece,) = pieces
-        _, groups, size = self._queries.shape
+        groups, size = self._queries.shape[-2:]
         slots = piece.reshape(self._batch, groups * size, piece.shape[2])
         drawn = []
         for index, share in self._receives:
-            picked = pick(slots, index.expand(slots.shape[0], -1))
+            picked = _picked(slots, index)
             drawn.append(picked if share is None else picked * share.to(picked.dtype)[:, None])
         return sum(drawn[1:], start=drawn[0])
 
     def coverage(self) -> Float[Tensor, " l"]:
         """The sum of the shares of each position."""
-        shares = [torch.ones_like(index[0]) if share is None else share for index, share in self._receives]
+        shares = [torch.ones(index.shape[-1]) if share is None else share for index, share in self._receives]
         return sum(shares[1:], start=shares[0])
 
     def unused(self) -> list[Bool[Tensor, "g m"]]:
@@ -191,15 +191,20 @@ def _crossed(down: Line, across: Line) -> Slots:
             share = None
             if row.share is not None and column.share is not None:
                 share = (row.share[:, None] * column.share).flatten()
-            receives.append(((group * (down.coordinates.shape[1] * size) + slot).flatten()[None], share))
-    positions = positions.flatten(2).flatten(0, 1)[None]
+            receives.append(((group * (down.coordinates.shape[1] * size) + slot).flatten(), share))
+    positions = positions.flatten(2).flatten(0, 1)
     return Slots((height, width), positions, positions, unused.flatten(2).flatten(0, 1), receives)
 
 
-def _gathered(tokens: Float[Tensor, "b l c"], index: Int[Tensor, "_ g n"]) -> Float[Tensor, "_ n c"]:
+def _gathered(tokens: Float[Tensor, "b l c"], index: Int[Tensor, "*b g n"]) -> Float[Tensor, "_ n c"]:
     batch, _, channels = tokens.shape
-    _, groups, size = index.shape
-    return pick(tokens, index.flatten(1).expand(batch, -1)).view(batch * groups, size, channels)
+    groups, size = index.shape[-2:]
+    return _picked(tokens, index.flatten(-2)).view(batch * groups, size, channels)
+
+
+def _picked(tokens: Float[Tensor, "b l c"], index: Int[Tensor, "*b k"]) -> Float[Tensor, "b k c"]:
+    """By the same index in all images, or by one for each."""
+    return tokens.index_select(1, index) if index.ndim == 1 else pick(tokens, index)
 
 
 def _number(symbol: int) -> Int[Tensor, "1"]:
