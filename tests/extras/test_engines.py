@@ -15,9 +15,27 @@ from tests.sockets import FATAL, attempts
 from nlsr import Upscaler
 from nlsr.errors import CheckpointError
 from nlsr.export import FORMATS, export
+from nlsr.export.formats import open_onnx, open_openvino
+from nlsr.export.graph import record
+from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import example
 from nlsr.images import Picture
-from nlsr.networks import PAN, LCoAN, LCoANConfig, PANConfig, SMFANet, SMFANetConfig
+from nlsr.networks import (
+    NLAN,
+    NLSN,
+    PAN,
+    PFT,
+    CATANet,
+    CATANetConfig,
+    LCoAN,
+    LCoANConfig,
+    NLANConfig,
+    NLSNConfig,
+    PANConfig,
+    PFTConfig,
+    SMFANet,
+    SMFANetConfig,
+)
 from nlsr.weights import save_network
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'nlsr[onnx]'")
@@ -29,6 +47,27 @@ NETWORKS = {
     "smfanet": lambda: SMFANet(SMFANetConfig(2, channels=8, num_blocks=1)),
     "pan": lambda: PAN(PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1)),
 }
+OTHERS = {
+    "catanet": lambda: CATANet(
+        CATANetConfig(
+            2,
+            channels=8,
+            width=8,
+            hidden=8,
+            heads=2,
+            num_centres=(4,),
+            chunk_sizes=(16,),
+            num_steps=(1,),
+            window_sizes=(6,),
+        )
+    ),
+    "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
+    "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
+    "pft": lambda: PFT(
+        PFTConfig(2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3)
+    ),
+}
+"""What each adds: sorted chunks and overlapping windows, blocks of exact attention, hashes, windows and kept keys."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +80,7 @@ def alone(monkeypatch, tmp_path):
 
 def network(name="lcoan"):
     """With an attention that does something: it starts as the identity."""
-    made, generator = NETWORKS[name](), torch.Generator().manual_seed(1)
+    made, generator = (NETWORKS | OTHERS)[name](), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -60,6 +99,17 @@ def test_a_file_computes_what_the_network_does_and_opens_no_socket(tmp_path, nam
             low_res = example()[..., : size[1], : size[2]].expand(size[0], -1, -1, -1)
             torch.testing.assert_close(run(low_res), net(low_res), atol=1e-4, rtol=1e-3)
     assert tried == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@torch.no_grad()
+def test_engines_compute_what_the_network_does(name):
+    net = network(name)
+    graph = onnx_model(record(net), {})
+    for run in (open_onnx(graph), open_openvino(graph)):
+        for size in ((2, 7, 31), (1, 1, 1), (1, 48, 33)):
+            low_res = example()[..., : size[1], : size[2]].expand(size[0], -1, -1, -1)
+            torch.testing.assert_close(run(low_res), net(low_res), atol=1e-4, rtol=1e-3)
 
 
 ENGINES_AT_WORK = """
@@ -82,7 +132,9 @@ print("done")
 def test_no_native_code_opens_a_socket(tmp_path):
     """In a process that does not survive one."""
     made, working = (
-        subprocess.run([sys.executable, "-c", FATAL + program], cwd=tmp_path, capture_output=True, text=True)
+        subprocess.run(
+            [sys.executable, "-c", FATAL + program], check=False, cwd=tmp_path, capture_output=True, text=True
+        )
         for program in ("import socket; socket.socket()", ENGINES_AT_WORK)
     )
     assert made.returncode == -signal.SIGSYS

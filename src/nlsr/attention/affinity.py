@@ -312,8 +312,9 @@ def map_size(features: Float[Tensor, "b c h w"]) -> tuple[int, int]:
 
 def to_tokens(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:
     """Positions in row-major order."""
-    tokens = features.flatten(2).transpose(1, 2)
-    return tokens.contiguous() if in_graph() else tokens  # a copy, as one could not look at symbols as other views
+    if in_graph():  # a copy in any case: what can be viewed otherwise depends on the number of images
+        return features.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
 
 
 def to_map(tokens: Float[Tensor, "b l c"], height: int, width: int) -> Float[Tensor, "b c h w"]:

@@ -61,8 +61,8 @@ class ChannelAttention(nn.Module):
         # Zeros beyond the map add nothing to norms and products.
         embedded = F.pad(embedded, (0, -width % self.side, 0, -height % self.side))
         parts = embedded.chunk(3, dim=1)
-        if in_graph():  # in one piece each: what can be viewed otherwise depends on the number of images
-            parts = tuple(part.contiguous() for part in parts)
+        if in_graph():  # copies: what can be viewed otherwise depends on the number of images
+            parts = tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
         return [rearrange(part, f"{map} -> {groups}", i=self.side, j=self.side) for part in parts]
 
     def _attend(

@@ -1,4 +1,4 @@
-"""How long the whole command takes with each engine, from its start on: one picture, and several.
+"""How long the whole command takes with each engine, from its start on: one picture, several, and large ones.
 
 What is found is kept, and `--engine auto` chooses by it.
 """
@@ -29,6 +29,17 @@ SIDE = 256
 
 
 @dataclass(frozen=True)
+class Large:
+    """One large picture: medians of whole commands."""
+
+    megapixels: float
+    seconds: float
+    processor_seconds: float
+    """Of all threads; it depends less than `seconds` on what else the machine does."""
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One model with one engine."""
 
@@ -40,6 +51,9 @@ class Row:
     """Seconds of each picture."""
     peak_bytes: int
     """Of resident memory, with the program itself."""
+    processor_seconds: float = 0
+    """Of each picture: of all threads; it depends less than `picture` on what else the machine does."""
+    large: tuple[Large, ...] = ()
     failure: str = ""
     """Why the engine was not timed; empty if it was."""
 
@@ -49,6 +63,7 @@ def measure(
     *,
     precision: str = "auto",
     pictures: int = 9,
+    megapixels: Sequence[float] = (),
     repeats: int = 3,
     report: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
@@ -58,13 +73,15 @@ def measure(
         models: names of weights, or weight files.
         precision: as `Upscaler` takes it; "auto" of pictures with 8 bits.
         pictures: of the longer of two batches that are timed.
+        megapixels: of large pictures that are timed too, each alone.
         repeats: runs that are timed; the median counts.
         report: called with the number of runs done and of all.
     Raises: UsageError if the cache cannot be written, CheckpointError for a model that cannot be loaded.
     """
     engines = [name for name in ENGINES if find_spec(name) is not None]
+    batches = {"one": 1, "several": pictures} | {f"{size:g}": 1 for size in megapixels}
     rows = []
-    runs = len(models) * (1 + 2 * repeats) * len(engines)
+    runs = len(models) * (1 + len(batches) * repeats) * len(engines)
     done = 0
 
     def tell() -> None:
@@ -75,23 +92,23 @@ def measure(
 
     with tempfile.TemporaryDirectory(prefix="nlsr-") as name:
         folder = Path(name)
-        _make_pictures(folder, pictures)
+        _make_pictures(folder, pictures, megapixels)
         for model in models:
             upscaler = Upscaler(model, precision=precision)  # type: ignore[arg-type]  # it is checked there
             failures = {}
             for engine in engines:  # the first run makes graphs and fills caches
-                failures[engine] = _run(folder, model, engine, precision, 1).failure
+                failures[engine] = _run(folder, model, engine, precision, "one").failure
                 tell()
             working = [engine for engine in engines if not failures[engine]]
-            timed: dict[tuple[str, int], list[_Run]] = {}
+            timed: dict[tuple[str, str], list[_Run]] = {}
             for _ in range(repeats):
-                for engine in working:
-                    for count in (1, pictures):
-                        timed.setdefault((engine, count), []).append(_run(folder, model, engine, precision, count))
+                for batch in batches:
+                    for engine in working:
+                        timed.setdefault((engine, batch), []).append(_run(folder, model, engine, precision, batch))
                         tell()
-            measured = [_row(model, engine, timed, pictures) for engine in working]
+            measured = [_row(model, engine, timed, pictures, megapixels) for engine in working]
             rows += measured
-            rows += [Row(model, engine, 0, 0, 0, failures[engine]) for engine in engines if failures[engine]]
+            rows += [Row(model, engine, 0, 0, 0, failure=failures[engine]) for engine in engines if failures[engine]]
             network = upscaler.models.network(upscaler.models.scales[-1])
             try:
                 known = [Figure(row.engine, row.start, row.picture) for row in measured]
@@ -104,25 +121,33 @@ def measure(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: seconds of batches of 1, 10 and 500 pictures, and memory."""
+    """Markdown: seconds of batches of 1, 10 and 500 pictures, of large pictures, and memory."""
     counts = (1, 10, 500)
-    lines = [["model", "engine", *(f"{count} x {SIDE}x{SIDE}" for count in counts), "peak MiB"]]
+    sizes = [each.megapixels for row in rows for each in row.large if row is rows[0]]
+    head = ["model", "engine", *(f"{count} x {SIDE}x{SIDE}" for count in counts), "processor s each", "peak MiB"]
+    head += [f"{size:g} MP{what}" for size in sizes for what in ("", ": processor s", ": peak MiB")]
+    lines = [head]
     for row in rows:
-        seconds = [f"{row.start + count * row.picture:.3g} s" for count in counts]
-        measured = [row.failure, "", "", ""] if row.failure else [*seconds, f"{row.peak_bytes / 2**20:,.0f}"]
-        lines.append([row.model, row.engine, *measured])
+        cells = [f"{row.start + count * row.picture:.3g} s" for count in counts]
+        cells += [f"{row.processor_seconds:.3g}", f"{row.peak_bytes / 2**20:,.0f}"]
+        for each in row.large:
+            cells += [f"{each.seconds:.3g} s", f"{each.processor_seconds:.3g}", f"{each.peak_bytes / 2**20:,.0f}"]
+        if row.failure:
+            cells = [row.failure] + [""] * (len(head) - 3)
+        lines.append([row.model, row.engine, *cells])
     return markdown(lines, words=2)
 
 
 @dataclass(frozen=True)
 class _Run:
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     failure: str
 
 
-def _make_pictures(folder: Path, count: int) -> None:
-    """Parts of a photo, 8 bits."""
+def _make_pictures(folder: Path, count: int, megapixels: Sequence[float]) -> None:
+    """Parts of a photo, and the photo enlarged; 8 bits."""
     from nlsr.export.proof import example
 
     photo = example()
@@ -131,12 +156,17 @@ def _make_pictures(folder: Path, count: int) -> None:
         (folder / part).mkdir()
         for index in range(number):
             write(folder / part / f"{index}.png", Picture(enlarged[..., index : index + SIDE, :SIDE].contiguous()))
+    for size in megapixels:
+        sides = round((size * 750_000) ** 0.5), round((size * 4e6 / 3) ** 0.5)
+        large = torch.nn.functional.interpolate(photo, size=sides, mode="bicubic").clamp(0, 1)
+        (folder / f"{size:g}").mkdir()
+        write(folder / f"{size:g}" / "0.png", Picture(large))
     assert read(folder / "one" / "0.png").depth == 8
 
 
-def _run(folder: Path, model: str, engine: str, precision: str, count: int) -> _Run:
+def _run(folder: Path, model: str, engine: str, precision: str, batch: str) -> _Run:
     """The command in a process of its own."""
-    words = ["upscale", str(folder / ("one" if count == 1 else "several")), "-o", str(folder / "out"), "--overwrite"]
+    words = ["upscale", str(folder / batch), "-o", str(folder / "out"), "--overwrite"]
     words += ["--model", model, "--engine", engine, "--precision", precision]
     words += ["--threads", str(torch.get_num_threads())]
     started = time.perf_counter()
@@ -146,20 +176,38 @@ def _run(folder: Path, model: str, engine: str, precision: str, count: int) -> _
     assert process.stderr is not None
     said = process.stderr.read().decode(errors="replace").strip()
     process.stderr.close()
-    peak = 0
+    peak, processor = 0, 0.0
     if hasattr(os, "wait4"):
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+        processor = used.ru_utime + used.ru_stime
         peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     seconds = time.perf_counter() - started
     code = process.wait()
     if code and engine == "torch":
         raise NlsrError(said.splitlines()[-1] if said else f"nlsr upscale ended with {code}")
-    return _Run(seconds, peak, said.splitlines()[-1] if code and said else f"ended with {code}" if code else "")
+    failure = said.splitlines()[-1] if code and said else f"ended with {code}" if code else ""
+    return _Run(seconds, processor, peak, failure)
 
 
-def _row(model: str, engine: str, timed: dict[tuple[str, int], list[_Run]], pictures: int) -> Row:
-    one, several = (median(run.seconds for run in timed[engine, count]) for count in (1, pictures))
+def _row(
+    model: str,
+    engine: str,
+    timed: dict[tuple[str, str], list[_Run]],
+    pictures: int,
+    megapixels: Sequence[float],
+) -> Row:
+    one, several = (median(run.seconds for run in timed[engine, batch]) for batch in ("one", "several"))
     picture = max(0.0, (several - one) / (pictures - 1))
-    peak = max(run.peak_bytes for run in timed[engine, pictures])
-    return Row(model, engine, one - picture, picture, peak)
+    busy, longer = (median(run.processor_seconds for run in timed[engine, batch]) for batch in ("one", "several"))
+    peak = max(run.peak_bytes for run in timed[engine, "several"])
+    large = tuple(
+        Large(
+            size,
+            median(run.seconds for run in timed[engine, f"{size:g}"]),
+            median(run.processor_seconds for run in timed[engine, f"{size:g}"]),
+            max(run.peak_bytes for run in timed[engine, f"{size:g}"]),
+        )
+        for size in megapixels
+    )
+    return Row(model, engine, one - picture, picture, peak, max(0.0, (longer - busy) / (pictures - 1)), large)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nlsr.benchmark.networks import build
-from nlsr.errors import ExportError, UsageError
+from nlsr.errors import CheckpointError, ExportError, UsageError
 from nlsr.export import FORMATS
 from nlsr.export.graph import record
 from nlsr.export.proof import SIZES, Proof, check, compare
@@ -94,7 +94,7 @@ def _rows(name: str, network: Network, formats: Sequence[str]) -> Iterator[Row]:
             try:
                 form.write(program, path, {})
                 proof = compare(network, form.open(path))
-            except ExportError as error:
+            except (CheckpointError, ExportError) as error:
                 yield Row(name, to, (), failure=str(error))
                 continue
         yield Row(

@@ -169,6 +169,10 @@ def engines(
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or 'auto' by picture and processor.")] = "auto",
     pictures: Annotated[int, typer.Option(min=2, help="Of the longer of two batches that are timed.")] = 9,
+    megapixels: Annotated[
+        list[float] | None,
+        typer.Option(min=0.01, help="Size of a large picture that is timed too; may be repeated.", show_default="none"),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs that are timed; the median counts.")] = 3,
     output: Folder = None,
     threads: Threads = None,
@@ -185,7 +189,12 @@ def engines(
         _check_folder(output)
     with Counter("measuring") as counter:
         rows = measure(
-            models or [DEFAULT_MODEL], precision=precision, pictures=pictures, repeats=repeats, report=counter
+            models or [DEFAULT_MODEL],
+            precision=precision,
+            pictures=pictures,
+            megapixels=megapixels or (),
+            repeats=repeats,
+            report=counter,
         )
     machine = facts("cpu", torch.get_num_threads())
     tables = [table(rows), _measured_on(machine)]

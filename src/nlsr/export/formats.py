@@ -110,8 +110,14 @@ def _content(graph: Path | bytes) -> str | bytes:
 
 def _damaged(graph: Path | bytes, error: Exception) -> CheckpointError:
     path = "a graph" if isinstance(graph, bytes) else graph
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return CheckpointError(f"{path}: damaged, or written by another version ({reason}); export it again")
+    return CheckpointError(f"{path}: damaged, or written by another version ({reason_of(error)}); export it again")
+
+
+def reason_of(error: BaseException) -> str:
+    """What an engine says, in one line: the first one that names no place in its source alone."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return next(iter(told or lines), type(error).__name__)
 
 
 FORMATS = {

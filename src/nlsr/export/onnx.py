@@ -20,7 +20,7 @@ def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     from nlsr.export.streamed_onnx import attention
 
     names: Any = dict(input_names=["low_res"], output_names=["upscaled"])
-    table = {torch.ops.aten.scaled_dot_product_attention.default: attention}
+    table: Any = {torch.ops.aten.scaled_dot_product_attention.default: attention}
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
             warnings.simplefilter("ignore")  # torch's, about its own ways

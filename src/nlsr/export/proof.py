@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlsr.errors import ExportError
-from nlsr.export.formats import Run, Weights
+from nlsr.export.formats import Run, Weights, reason_of
 from nlsr.images import read, resize
 from nlsr.networks import Network
 
@@ -92,8 +92,9 @@ def _difference(network: Network, run: Run, low_res: Tensor) -> Difference:
     try:
         upscaled = run(low_res)
     except Exception as error:  # an engine may fail in any way
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ExportError(f"the file fails on a {width}x{height} picture: {reason}; no file was written") from error
+        raise ExportError(
+            f"the file fails on a {width}x{height} picture: {reason_of(error)}; no file was written"
+        ) from error
     if upscaled.shape != expected.shape:
         raise ExportError(f"the file makes {tuple(upscaled.shape)} of a {width}x{height} picture; no file was written")
     apart = (upscaled - expected).abs()

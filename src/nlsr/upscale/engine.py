@@ -17,7 +17,7 @@ from torch import Tensor
 from nlsr.cache import cache_folder
 from nlsr.errors import CheckpointError, UsageError
 from nlsr.export import check_exportable, onnx_of, prove
-from nlsr.export.formats import Run, open_onnx, open_openvino
+from nlsr.export.formats import Run, open_onnx, open_openvino, reason_of
 from nlsr.extras import require
 from nlsr.files import replacing
 from nlsr.memory import out_of_memory
@@ -60,8 +60,7 @@ class Engine:
         except Exception as error:  # an engine may fail in any way
             if out_of_memory(error):
                 raise MemoryError from error
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise EngineFailed(reason) from error
+            raise EngineFailed(reason_of(error)) from error
 
     def _compile(self, network: Network, precision: Precision) -> Run:
         """From the cache, where it is written first; a cache that cannot be written costs time alone."""
