@@ -1,7 +1,6 @@
 """Graphs by torch.export, which needs no extra: what is in the file, that it computes what torch does, and refusals."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -60,8 +59,20 @@ NETWORKS = {
             kernel_size=3,
         )
     ),
-    "catanet": lambda: CATANet(catanet()),
-    "catanet, average as published": lambda: CATANet(replace(catanet(), overlap_average="published")),
+    "catanet": lambda: CATANet(
+        CATANetConfig(
+            2,
+            channels=8,
+            width=8,
+            hidden=8,
+            heads=2,
+            num_centres=(4,),
+            chunk_sizes=(16,),
+            num_steps=(1,),
+            window_sizes=(6,),
+            overlap_average="published",
+        )
+    ),
     "dlsn": lambda: DLSN(DLSNConfig(2, channels=8, num_groups=1, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
     "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
     "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
@@ -69,20 +80,6 @@ NETWORKS = {
         PFTConfig(2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3)
     ),
 }
-
-
-def catanet():
-    return CATANetConfig(
-        2,
-        channels=8,
-        width=8,
-        hidden=8,
-        heads=2,
-        num_centres=(4,),
-        chunk_sizes=(16,),
-        num_steps=(1,),
-        window_sizes=(6,),
-    )
 
 
 SIZES = [(1, 1, 1), (1, 2, 3), (3, 5, 9), (1, 7, 31), (2, 16, 16), (1, 33, 21), (1, 40, 64)]

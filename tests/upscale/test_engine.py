@@ -37,6 +37,10 @@ TORCH, ONNX, OPENVINO = Figure("torch", 2, 1), Figure("onnxruntime", 3, 0.8), Fi
         ([OPENVINO, ONNX, TORCH], 10, "onnxruntime"),
         ([OPENVINO, ONNX, TORCH], 500, "openvino"),
         ([Figure("openvino", 2, 1), TORCH], 7, "torch"),
+        ([Figure("openvino", 2.1, 0.1), TORCH], 1, "torch"),
+        ([Figure("openvino", 2.1, 0.1), TORCH], 2, "openvino"),
+        ([Figure("openvino", 1.9, 0.1), TORCH], 1, "openvino"),
+        ([Figure("openvino", 1.9, 0.1)], 1, "torch"),
         ([Figure("of the future", 0, 0), TORCH], 7, "torch"),
     ],
 )

@@ -21,11 +21,15 @@ from nlsr.images import Picture, read, write
 from nlsr.tables import markdown
 from nlsr.upscale import Upscaler
 from nlsr.upscale.engine import ENGINES
-from nlsr.upscale.figures import Figure, conditions, store
+from nlsr.upscale.figures import Figure, conditions, fastest, store
 from nlsr.upscale.identity import identity
 
-SIDE = 256
-"""Pixels along each side of the pictures."""
+SIDE, SMALL = 256, 64
+"""Pixels along each side of the pictures, and of a small one."""
+
+
+COUNTS = (1, 10, 500)
+"""Pictures of the batches that the table tells of."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,15 @@ class Row:
     """Seconds of each picture."""
     peak_bytes: int
     """Of resident memory, with the program itself."""
+    small: float = 0
+    """Seconds of the whole command for one small picture."""
     processor_seconds: float = 0
     """Of each picture: of all threads; it depends less than `picture` on what else the machine does."""
     large: tuple[Large, ...] = ()
     failure: str = ""
     """Why the engine was not timed; empty if it was."""
+    choices: tuple[str, ...] = ()
+    """Of `auto`: the engine that it takes for each of `COUNTS` pictures."""
 
 
 def measure(
@@ -79,9 +87,9 @@ def measure(
     Raises: UsageError if the cache cannot be written, CheckpointError for a model that cannot be loaded.
     """
     engines = [name for name in ENGINES if find_spec(name) is not None]
-    batches = {"one": 1, "several": pictures} | {f"{size:g}": 1 for size in megapixels}
+    batches = ["small", "one", "several", *(f"{size:g}" for size in megapixels)]
     rows = []
-    runs = len(models) * (1 + len(batches) * repeats) * len(engines)
+    runs = len(models) * ((1 + len(batches) * repeats) * len(engines) + repeats)
     done = 0
 
     def tell() -> None:
@@ -117,23 +125,37 @@ def measure(
                 raise UsageError(
                     f"the cache cannot be written ({error.strerror}); set NLSR_CACHE to a folder"
                 ) from error
+            chosen = []
+            for _ in range(repeats):  # `auto` does what these figures say
+                chosen.append(_run(folder, model, "auto", precision, "small").seconds)
+                tell()
+            rows.append(_row_of_auto(model, known, median(chosen)))
     return rows
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: seconds of batches of 1, 10 and 500 pictures, of large pictures, and memory."""
-    counts = (1, 10, 500)
     sizes = [each.megapixels for row in rows for each in row.large if row is rows[0]]
-    head = ["model", "engine", *(f"{count} x {SIDE}x{SIDE}" for count in counts), "processor s each", "peak MiB"]
+    head = [
+        "model",
+        "engine",
+        f"1 x {SMALL}x{SMALL}",
+        *(f"{count} x {SIDE}x{SIDE}" for count in COUNTS),
+        "processor s each",
+        "peak MiB",
+    ]
     head += [f"{size:g} MP{what}" for size in sizes for what in ("", ": processor s", ": peak MiB")]
     lines = [head]
     for row in rows:
-        cells = [f"{row.start + count * row.picture:.3g} s" for count in counts]
+        cells = [f"{row.small:.3g} s", *(f"{row.start + count * row.picture:.3g} s" for count in COUNTS)]
         cells += [f"{row.processor_seconds:.3g}", f"{row.peak_bytes / 2**20:,.0f}"]
         for each in row.large:
             cells += [f"{each.seconds:.3g} s", f"{each.processor_seconds:.3g}", f"{each.peak_bytes / 2**20:,.0f}"]
+        if row.choices:
+            cells = [f"{row.small:.3g} s", *row.choices]
         if row.failure:
-            cells = [row.failure] + [""] * (len(head) - 3)
+            cells = [row.failure]
+        cells += [""] * (len(head) - 2 - len(cells))
         lines.append([row.model, row.engine, *cells])
     return markdown(lines, words=2)
 
@@ -152,6 +174,8 @@ def _make_pictures(folder: Path, count: int, megapixels: Sequence[float]) -> Non
 
     photo = example()
     enlarged = torch.nn.functional.interpolate(photo, size=(SIDE + count, SIDE + count), mode="bicubic").clamp(0, 1)
+    (folder / "small").mkdir()
+    write(folder / "small" / "0.png", Picture(photo[..., :SMALL, :SMALL].contiguous()))
     for number, part in ((1, "one"), (count, "several")):
         (folder / part).mkdir()
         for index in range(number):
@@ -210,4 +234,9 @@ def _row(
         )
         for size in megapixels
     )
-    return Row(model, engine, one - picture, picture, peak, max(0.0, (longer - busy) / (pictures - 1)), large)
+    small = median(run.seconds for run in timed[engine, "small"])
+    return Row(model, engine, one - picture, picture, peak, small, max(0.0, (longer - busy) / (pictures - 1)), large)
+
+
+def _row_of_auto(model: str, known: Sequence[Figure], small: float) -> Row:
+    return Row(model, "auto", 0, 0, 0, small, choices=tuple(fastest(known, count) for count in COUNTS))

@@ -280,6 +280,7 @@ class SpatialGate(nn.Module):
 
 
 def _padded(side: int) -> int:
-    """The next multiple of `SIDE`, and no less than `SMALLEST_SIDE`; without a comparison, as it may be a symbol."""
-    windows = (side + SIDE - 1) // SIDE
-    return SIDE * (windows + 1 // windows)
+    """The next multiple of `SIDE`, and no less than `SMALLEST_SIDE`. Without a comparison, and visibly two windows, as
+    a side may be a symbol."""
+    more = (side - 1) // SIDE
+    return SMALLEST_SIDE + SIDE * (more * more // (more + 1))
