@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from nlsr import Upscaler
+from nlsr import Upscaler, create
 from nlsr.errors import UsageError
 from nlsr.images import Picture
 from nlsr.networks import CSNLN, PAN, CSNLNConfig, PANConfig
@@ -134,6 +134,13 @@ def test_the_memory_of_an_engine_is_counted_and_the_plan_names_it():
     assert plan.predicted > torchs.predicted + 1.4 * net.bytes_per_pixel() * 300**2
     assert (plan.engine, plan.as_dict()["engine"], torchs.engine) == ("onnxruntime", "onnxruntime", "torch")
     assert "whole by onnxruntime (" in str(plan)
+
+
+def test_the_weights_of_attentions_are_counted_where_a_graph_holds_them_all():
+    """Torch has a fused kernel for them: 3 numbers for each of 4 heads and of 512 keys."""
+    net = create("catanet", scale=2, num_centres=(4,), chunk_sizes=(256,), num_steps=(1,), window_sizes=(4,)).eval()
+    plans = [Upscaler(net, engine=name, precision="fp32").plan(300, 300) for name in ("torch", "openvino")]
+    assert plans[1].predicted > plans[0].predicted + 4 * 3 * 4 * 512 * 300**2
 
 
 def test_the_engine_belongs_to_what_a_batch_records():

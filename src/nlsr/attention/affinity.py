@@ -123,6 +123,11 @@ class Operator(nn.Module, ABC):
         """
         return 1024
 
+    def floats_in_graph(self) -> int:
+        """Numbers per position that a graph holds for a match and torch does not: where a fused kernel, or blocks,
+        never have all weights at once, a graph has. By default none."""
+        return 0
+
     def observe(self, affinity: Any) -> tuple[Tensor, ...]:
         """What `learn` and `fit` need of an affinity this operator matched: detached tensors, images first. By default
         nothing, and neither is called."""

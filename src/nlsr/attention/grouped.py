@@ -258,6 +258,11 @@ def grouped_floats(width: int, channels: int, heads: int, *, keys: int) -> int:
     return heads * keys + filled
 
 
+def weights_in_graph(heads: int, *, keys: int) -> int:
+    """`Operator.floats_in_graph` for groups: scores, scores without those of unused slots, and weights."""
+    return 3 * heads * keys
+
+
 def fill_heads(tokens: Float[Tensor, "b l c"], heads: int) -> Float[Tensor, "b l d"]:
     """Zeros after the entries of each head, up to a multiple of `LANES`."""
     width = tokens.shape[2] // heads

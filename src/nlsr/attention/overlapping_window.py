@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nlsr.attention import slots
 from nlsr.attention.affinity import Draws, Keep, map_size, to_map, to_tokens
 from nlsr.attention.chunked import pick
-from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats, joint_linear
+from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats, joint_linear, weights_in_graph
 from nlsr.attention.heads import HeadsOperator
 from nlsr.attention.streamed import in_graph
 from nlsr.errors import ShapeError
@@ -163,6 +163,10 @@ class OverlappingWindow(HeadsOperator):
     def floats_per_position(self, channels: int) -> int:
         covers = (self.window_size / (self.window_size - OVERLAP)) ** 2
         return int(covers * grouped_floats(self.width, channels, self.heads, keys=self.window_size**2))
+
+    def floats_in_graph(self) -> int:
+        covers = (self.window_size / (self.window_size - OVERLAP)) ** 2
+        return int(covers * weights_in_graph(self.heads, keys=self.window_size**2))
 
     def layout(self, height: int, width: int) -> OverlappingWindows | slots.Slots:
         if in_graph():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nlsr.attention import slots
 from nlsr.attention.affinity import Draws, Keep, map_size, to_tokens
-from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats
+from nlsr.attention.grouped import GroupAffinity, Layout, Places, grouped_floats, weights_in_graph
 from nlsr.attention.heads import HeadsOperator
 from nlsr.attention.streamed import in_graph
 from nlsr.errors import ShapeError
@@ -160,6 +160,9 @@ class ShiftedWindow(HeadsOperator):
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=self.window_size**2)
+
+    def floats_in_graph(self) -> int:
+        return weights_in_graph(self.heads, keys=self.window_size**2)
 
 
 def _joined(parts: list[Tensor], *, dim: int) -> Tensor:

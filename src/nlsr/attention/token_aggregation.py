@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, distributed, nn
 
 from nlsr.attention.affinity import Draws, Keep, check_size, map_size, to_map, to_tokens
-from nlsr.attention.grouped import EveryKey, GroupAffinity, grouped_floats, joint_linear
+from nlsr.attention.grouped import EveryKey, GroupAffinity, grouped_floats, joint_linear, weights_in_graph
 from nlsr.attention.heads import HeadsOperator, check_heads
 from nlsr.attention.learnable_collaborative import assign, directions, is_distributed, member_sums
 from nlsr.attention.sorted_chunks import sorted_chunks
@@ -153,6 +153,9 @@ class TokenAggregation(HeadsOperator):
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=2 * self.chunk_size)
+
+    def floats_in_graph(self) -> int:
+        return weights_in_graph(self.heads, keys=2 * self.chunk_size)
 
     def observe(self, affinity: TokenAffinity) -> tuple[Tensor, ...]:
         return (affinity.tokens.detach(),)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Affinity, Draws, Keep, map_size, matching_dtype, to_tokens
-from nlsr.attention.grouped import GroupAffinity, grouped_floats
+from nlsr.attention.grouped import GroupAffinity, grouped_floats, weights_in_graph
 from nlsr.attention.heads import HeadsOperator
 from nlsr.attention.sorted_chunks import sorted_chunks
 from nlsr.errors import ShapeError
@@ -180,3 +180,6 @@ class TokenCategories(HeadsOperator):
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=self.chunk_size)
+
+    def floats_in_graph(self) -> int:
+        return weights_in_graph(self.heads, keys=self.chunk_size)

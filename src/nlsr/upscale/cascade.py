@@ -42,14 +42,22 @@ class Cascade(nn.Module):
             upscaled = network(seen) if run is None else run(network, seen)
         return upscaled
 
-    def bytes_per_pixel(self) -> int:
-        """Peak memory per low-res pixel, beyond the weights: that of the pass which needs most."""
-        needs, before = [0], 1
+    def bytes_per_pixel(self, *, graph_share: float | None = None) -> int:
+        """Peak memory per low-res pixel, beyond the weights: that of the pass which needs most.
+
+        Args:
+            graph_share: of an engine that runs graphs, against torch; it holds the weights of attentions as well.
+        """
+        needs, before = [0.0], 1
         for network in self.networks:
             assert isinstance(network, Network | Foreign)
-            needs.append(network.bytes_per_pixel() * before**2)
+            need = float(network.bytes_per_pixel())
+            if graph_share is not None and isinstance(network, Network):
+                weights = max((operator.floats_in_graph() for operator in network.operators()), default=0)
+                need = need * graph_share + 4 * weights
+            needs.append(need * before**2)
             before *= network.scale
-        return max(needs)
+        return round(max(needs))
 
     @property
     def before_last(self) -> int:

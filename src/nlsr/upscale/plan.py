@@ -158,17 +158,18 @@ def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precis
     of the result. In tiles: all of them together, and the upscaled row of tiles that they are blended into. But never
     less than reading the picture took.
     """
-    computing = _computing(cascade, job, tile_size, precision, ENGINE_SHARE[engine])
+    computing = _computing(cascade, job, tile_size, precision, engine)
     return PROGRAM_BYTES + ENGINE_BYTES[engine] + max(job.reading, computing)
 
 
-def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision, share: float) -> int:
+def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision, engine: str) -> int:
+    per_pixel = cascade.bytes_per_pixel(graph_share=None if engine == "torch" else ENGINE_SHARE[engine])
     channels = 4 if job.alpha else 3
     height, width = (min(side, tile_size or side) for side in (job.height, job.width))
     tile_pixels, picture_pixels = height * width, job.height * job.width
     high = 4 * channels * cascade.scale**2  # bytes of an upscaled pixel of the picture
     scattered = 1 if tile_pixels == picture_pixels else SCATTERED[precision]
-    compute = round(cascade.bytes_per_pixel() * MEMORY_SHARE[precision] * share * tile_pixels * scattered)
+    compute = round(per_pixel * MEMORY_SHARE[precision] * tile_pixels * scattered)
     compute += high * tile_pixels if job.ensemble else 0
     handed_on = 8 * (high * job.width + 4 * channels * job.new_width) + 4 * BAND_BYTES  # with rows kept for resizing
     picture = (40 if job.alpha else 12) * picture_pixels  # with alpha: colours are filled in, in copies
