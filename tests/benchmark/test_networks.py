@@ -20,3 +20,15 @@ def test_multiply_adds_are_counted_where_shapes_depend_on_numbers():
 @pytest.mark.parametrize("preset", ["atd-light", "pft-light", "catanet-shared", "smfanet-plus"])
 def test_the_multiply_adds_of_newer_networks_are_counted(preset):
     assert multiply_adds(preset, 4, 16, 16) > 0
+
+
+def test_networks_that_an_engine_cannot_run_are_refused_before_anything_is_measured(nlsr, monkeypatch):
+    assert nlsr("benchmark", "networks", "pan", "--engine", "tensorrt") == (
+        2,
+        "",
+        "benchmark networks: --engine tensorrt: expected torch, onnxruntime, openvino\n",
+    )
+    monkeypatch.setattr("nlsr.extras.find_spec", lambda _: True)
+    code, out, err = nlsr("benchmark", "networks", "csnln", "--engine", "openvino")
+    assert (code, out) == (2, "")
+    assert err.startswith("benchmark networks: csnln cannot be exported: its attention CrossScale sums patches")

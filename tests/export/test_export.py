@@ -1,14 +1,15 @@
 """Graphs by torch.export, which needs no extra: what is in the file, that it computes what torch does, and refusals."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.sockets import attempts
 
 import nlsr as package
-from nlsr.errors import ExportError, TargetError, UsageError
-from nlsr.export import export
+from nlsr.errors import CheckpointError, ExportError, TargetError, UsageError
+from nlsr.export import FORMATS, export
 from nlsr.export import proof as proofs
 from nlsr.networks import (
     ASID,
@@ -209,3 +210,20 @@ def test_a_missing_extra_says_how_to_install_it(nlsr, tmp_path, monkeypatch, to)
     code, _, err = nlsr("export", "lcoan-light-x2", "--to", to, "-o", tmp_path / "a")
     assert code == 2
     assert f"export: this needs '{to}'; install it with: " in err
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    (tmp_path / "a.pt2").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"a\.pt2: damaged, or written by another version \(.*\)") as info:
+        FORMATS["pt2"].open(tmp_path / "a.pt2")
+    assert "\n" not in str(info.value)
+
+
+def test_a_file_that_its_own_library_does_not_read_is_not_left(tmp_path, monkeypatch):
+    def unread(path):
+        raise CheckpointError("damaged") from RuntimeError("Exception from core.cpp:1\nno such operation")
+
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=unread))
+    with pytest.raises(ExportError, match=r"--to pt2: cannot be run \(no such operation\); no file was written"):
+        export(NETWORKS["pan"](), tmp_path / "a.pt2", to="pt2")
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.sockets import FATAL, attempts
 
 from nlsr import Upscaler
+from nlsr.benchmark.networks import REQUESTS
 from nlsr.errors import CheckpointError
 from nlsr.export import FORMATS, export
 from nlsr.export.formats import open_onnx, open_openvino
@@ -25,6 +26,7 @@ from nlsr.networks import (
     NLSN,
     PAN,
     PFT,
+    PRESETS,
     CATANet,
     CATANetConfig,
     LCoAN,
@@ -38,6 +40,7 @@ from nlsr.networks import (
 )
 from nlsr.weights import save_network
 
+onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'nlsr[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'nlsr[onnx]'")
 pytest.importorskip("openvino", reason="needs openvino: pip install 'nlsr[openvino]'")
 
@@ -116,6 +119,7 @@ def test_engines_compute_what_the_network_does(name):
 ENGINES_AT_WORK = """
 import jaxtyping, torch
 from nlsr import Upscaler
+from nlsr.benchmark.networks import REQUESTS
 from nlsr.export import export
 from nlsr.export.proof import example
 from nlsr.images import Picture
@@ -199,6 +203,28 @@ def test_a_damaged_file_is_one_line(tmp_path, to):
     ) as info:
         FORMATS[to].open(path)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("open_graph", [open_onnx, open_openvino])
+def test_a_file_of_another_version_is_one_line(tmp_path, open_graph):
+    node = onnx.helper.make_node("Relu", ["low_res"], ["upscaled"])
+    sides = [onnx.helper.make_tensor_value_info(name, 1, [1, 3, None, None]) for name in ("low_res", "upscaled")]
+    graph = onnx.helper.make_graph([node], "of the future", sides[:1], sides[1:])
+    path = tmp_path / "a.onnx"
+    path.write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 999)]).SerializeToString()
+    )
+    with pytest.raises(CheckpointError, match=r"a.onnx: damaged, or written by another version \(.*999.*\)") as info:
+        open_graph(path)
+    assert "\n" not in str(info.value)
+
+
+def test_a_network_is_measured_in_an_engine(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", lambda scale: PANConfig(scale, channels=8, upsampler_channels=4, num_blocks=1))
+    for engine in ("torch", "onnxruntime", "openvino"):
+        seconds, peak = REQUESTS["run"]("tiny", 2, 40, 24, engine)
+        assert seconds > 0
+        assert peak >= 0
 
 
 def test_commands_take_an_engine(nlsr, tmp_path):

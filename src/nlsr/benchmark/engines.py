@@ -28,7 +28,7 @@ SIDE, SMALL = 256, 64
 """Pixels along each side of the pictures, and of a small one."""
 
 
-COUNTS = (1, 10, 500)
+COUNTS = (1, 10, 100, 500)
 """Pictures of the batches that the table tells of."""
 
 
@@ -134,7 +134,7 @@ def measure(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: seconds of batches of 1, 10 and 500 pictures, of large pictures, and memory."""
+    """Markdown: seconds of a small picture, of batches of `COUNTS` pictures and of large pictures, and memory."""
     sizes = [each.megapixels for row in rows for each in row.large if row is rows[0]]
     head = [
         "model",
