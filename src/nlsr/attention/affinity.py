@@ -10,7 +10,8 @@ overridden where the operator has more to say:
 * the affinity: `reach` and `reach_is` (which keys a query can draw on), `groups` (which group a position is in);
 * the operator: `floats_per_position` (for the memory budget), `groups_are`, `observe`, `learn` and `fit` (what no
   gradient reaches), `loss`, `redraw` (directions that belong to the weights), `exact` (for benchmarks),
-  `network_settings` (the fields of a network's config that it wants).
+  `network_settings` (the fields of a network's config that it wants), `no_graph`, `every_direction` and
+  `floats_in_graph` (for graphs that are exported).
 """
 
 from abc import ABC, abstractmethod
