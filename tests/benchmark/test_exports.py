@@ -53,5 +53,5 @@ def test_unknown_formats_are_one_line(nlsr):
     assert nlsr("benchmark", "exports", "pan", "--to", "tensorrt") == (
         2,
         "",
-        "benchmark exports: --to tensorrt: expected onnx, openvino, pt2\n",
+        "benchmark: --to tensorrt: expected onnx, openvino, pt2\n",
     )

@@ -26,9 +26,9 @@ def test_networks_that_an_engine_cannot_run_are_refused_before_anything_is_measu
     assert nlsr("benchmark", "networks", "pan", "--engine", "tensorrt") == (
         2,
         "",
-        "benchmark networks: --engine tensorrt: expected torch, onnxruntime, openvino\n",
+        "benchmark: --engine tensorrt: expected torch, onnxruntime, openvino\n",
     )
     monkeypatch.setattr("nlsr.extras.find_spec", lambda _: True)
     code, out, err = nlsr("benchmark", "networks", "csnln", "--engine", "openvino")
     assert (code, out) == (2, "")
-    assert err.startswith("benchmark networks: csnln cannot be exported: its attention CrossScale sums patches")
+    assert err.startswith("benchmark: csnln cannot be exported: its attention CrossScale sums patches")

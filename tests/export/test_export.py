@@ -11,6 +11,7 @@ import nlsr as package
 from nlsr.errors import CheckpointError, ExportError, TargetError, UsageError
 from nlsr.export import FORMATS, export
 from nlsr.export import proof as proofs
+from nlsr.export.graph import _holding_directions
 from nlsr.networks import (
     ASID,
     ATD,
@@ -45,6 +46,13 @@ NETWORKS = {
     "smfanet": lambda: SMFANet(SMFANetConfig(2, channels=8, num_blocks=1)),
     "pan": lambda: PAN(PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1)),
     "enlcn": lambda: ENLCN(ENLCNConfig(2, channels=8, num_blocks=2)),
+    "dlsn": lambda: DLSN(DLSNConfig(2, channels=8, num_groups=1, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
+    "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
+    "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
+}
+
+
+OF_WINDOWS = {
     "asid": lambda: ASID(ASIDConfig(2, channels=8, num_groups=1)),
     "atd": lambda: ATD(
         ATDConfig(
@@ -71,18 +79,27 @@ NETWORKS = {
             chunk_sizes=(16,),
             num_steps=(1,),
             window_sizes=(6,),
+        )
+    ),
+    "catanet, average as published": lambda: CATANet(
+        CATANetConfig(
+            2,
+            channels=8,
+            width=8,
+            hidden=8,
+            heads=2,
+            num_centres=(4,),
+            chunk_sizes=(16,),
+            num_steps=(1,),
+            window_sizes=(6,),
             overlap_average="published",
         )
     ),
-    "dlsn": lambda: DLSN(DLSNConfig(2, channels=8, num_groups=1, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
-    "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
-    "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
     "pft": lambda: PFT(
         PFTConfig(2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3)
     ),
 }
-
-
+"""Recording these takes long: tests/extras does it."""
 SIZES = [(1, 1, 1), (1, 2, 3), (3, 5, 9), (1, 7, 31), (2, 16, 16), (1, 33, 21), (1, 40, 64)]
 
 
@@ -107,6 +124,18 @@ def test_a_file_computes_what_the_network_does_at_every_size(tmp_path, monkeypat
     for size in SIZES:
         low_res = torch.rand(size[0], 3, *size[1:])
         torch.testing.assert_close(graph(low_res), network(low_res), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dlsn", "nlsn", *OF_WINDOWS])
+@torch.no_grad()
+def test_the_form_for_graphs_computes_what_the_network_does_at_every_size(monkeypatch, name):
+    network = with_effect((NETWORKS | OF_WINDOWS)[name]())
+    pictures = [torch.rand(size[0], 3, *size[1:]) for size in (*SIZES, (1, 3, 2), (1, 6, 4), (1, 65, 9))]
+    expected = [network(picture) for picture in pictures]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    with _holding_directions(network):
+        for picture, upscaled in zip(pictures, expected, strict=True):
+            torch.testing.assert_close(network(picture), upscaled, atol=1e-5, rtol=1e-4)
 
 
 def test_a_file_says_what_it_holds(tmp_path):

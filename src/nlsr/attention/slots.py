@@ -152,7 +152,8 @@ def _in_overlapping_windows(length: int, size: int, overlap: int, published: boo
         short = (2 * side > size) & (side < size)
         used = torch.where(short, size - side, used)
         start_of_last = torch.where(short, 2 * side - size, start_of_last)
-    starts = torch.minimum(step * torch.arange(count), start_of_last)
+    window = torch.arange(count)
+    starts = torch.where(window < count - 1, step * window, start_of_last)
     slot = torch.arange(size)
     coordinates = starts[:, None] + slot
     unused = (slot >= used).expand_as(coordinates)

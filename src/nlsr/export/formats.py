@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,8 +82,7 @@ def open_onnx(graph: Path | bytes, *, threads: int | None = None) -> Run:
 
 
 def write_openvino(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:
-    import openvino
-
+    openvino = _openvino()
     model = openvino.Core().read_model(onnx_model(program, metadata))
     for key, value in metadata.items():
         model.set_rt_info(value, ["nlsr", key])
@@ -91,8 +91,7 @@ def write_openvino(program: ExportedProgram, path: Path, metadata: dict[str, str
 
 def open_openvino(graph: Path | bytes, *, threads: int | None = None, settings: dict[str, Any] | None = None) -> Run:
     """Raises: CheckpointError for a file that OpenVINO does not read."""
-    import openvino
-
+    openvino = _openvino()
     wanted = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     wanted |= {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
     try:
@@ -102,6 +101,24 @@ def open_openvino(graph: Path | bytes, *, threads: int | None = None, settings: 
         raise _damaged(graph, error) from error
     # A copy, as the engine uses its memory again.
     return lambda low_res: torch.from_numpy(model(low_res.contiguous().numpy())[0].copy())
+
+
+def _openvino() -> Any:
+    """OpenVINO, which tells Google Analytics of every import, and keeps a number for that in the user's home, but where
+    its package for telling is missing."""
+    known = sys.modules.get("openvino_telemetry", _UNKNOWN)
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's way to say so
+    try:
+        import openvino
+    finally:
+        if known is _UNKNOWN:
+            del sys.modules["openvino_telemetry"]
+        else:
+            sys.modules["openvino_telemetry"] = known
+    return openvino
+
+
+_UNKNOWN: Any = object()
 
 
 def _content(graph: Path | bytes) -> str | bytes:
