@@ -177,7 +177,8 @@ def test_ten_lines_of_onnxruntime_alone_run_a_file(tmp_path):
         lines = file.read().split("```python\n")[1].split("```")[0]
     assert len(lines.strip().splitlines()) <= 10
     blocked = "import sys; sys.modules['torch'] = sys.modules['nlsr'] = None\n"
-    subprocess.run([sys.executable, "-c", blocked + lines], cwd=tmp_path, check=True)
+    silent = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+    subprocess.run([sys.executable, "-c", blocked + lines], cwd=tmp_path, check=True, env=silent)
     upscaler = Upscaler(net, precision="fp32")
     upscaler.save(__import__("nlsr").read(tmp_path / "small.png"), tmp_path / "expected.png")
     with Image.open(tmp_path / "large.png") as one, Image.open(tmp_path / "expected.png") as other:

@@ -15,6 +15,7 @@ from nlsr.export.graph import record
 from nlsr.export.proof import SIZES, Proof, check, compare
 from nlsr.networks import PRESETS, Network
 from nlsr.report import Report
+from nlsr.tables import markdown
 from nlsr.weights import load
 
 
@@ -48,7 +49,7 @@ def measure(
     formats = formats or tuple(FORMATS)
     for to in formats:
         if to not in FORMATS:
-            raise UsageError(f"--to {to}: expected {', '.join(FORMATS)}")
+            raise UsageError(f"`to={to}`: expected {', '.join(FORMATS)}")
         FORMATS[to].require()
     for number, name in enumerate(names):
         network = with_effect(build(name, scale)) if name in PRESETS else load(name)
@@ -61,13 +62,12 @@ def measure(
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     sizes = [f"{width}x{height}" for height, width in SIZES]
-    lines = [["network", "format", *sizes, "share above 0.001", "lost dB", ""]]
-    lines.append(["---", "---"] + ["---:"] * (len(sizes) + 2) + ["---"])
+    lines = [["network", "format", *sizes, "share above 0.001", "lost dB", "failure"]]
     for row in rows:
         differences = [f"{each:.1e}" for each in row.largest] or [""] * len(sizes)
         numbers = [f"{row.share:.2%}", f"{abs(row.lost_db):.4f}"] if row.largest else ["", ""]
         lines.append([row.name, row.to, *differences, *numbers, row.failure])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines, words=2)
 
 
 @torch.no_grad()

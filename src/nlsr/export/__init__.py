@@ -67,7 +67,7 @@ def export(
             run = form.open(unproved)
         except CheckpointError as error:  # it was made a moment ago: its library has no form of what is in it
             reason = reason_of(error.__cause__ or error)
-            raise ExportError(f"--to {to}: cannot be run ({reason}); no file was written") from error
+            raise ExportError(f"`to={to}`: cannot be run ({reason}); no file was written") from error
         return prove(network, run, weights=weights)
 
 

@@ -66,10 +66,7 @@ def write_onnx(program: ExportedProgram, path: Path, metadata: dict[str, str]) -
 
 def open_onnx(graph: Path | bytes, *, threads: int | None = None) -> Run:
     """Raises: CheckpointError for a file that ONNX Runtime does not read."""
-    import onnxruntime
-
-    if hasattr(onnxruntime, "disable_telemetry_events"):
-        onnxruntime.disable_telemetry_events()
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
@@ -101,6 +98,17 @@ def open_openvino(graph: Path | bytes, *, threads: int | None = None, settings: 
         raise _damaged(graph, error) from error
     # A copy, as the engine uses its memory again.
     return lambda low_res: torch.from_numpy(model(low_res.contiguous().numpy())[0].copy())
+
+
+def _onnxruntime() -> Any:
+    """ONNX Runtime, which since 1.29 tells Microsoft of processor and models from its import on, but where it is told
+    not to before."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    if hasattr(onnxruntime, "disable_telemetry_events"):  # where the user imported it before
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 def _openvino() -> Any:
