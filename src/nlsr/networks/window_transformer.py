@@ -78,6 +78,7 @@ def continued(image: Float[Tensor, "b c h w"], multiple: int) -> Float[Tensor, "
     for axis in (2, 3):
         length = image.shape[axis]
         if in_graph() or length % multiple:
-            places = mirrored(0, -(-length // multiple) * multiple, length, image.device)
+            whole = (length + multiple - 1) // multiple * multiple  # ONNX rounds what is below zero to zero
+            places = mirrored(0, whole, length, image.device)
             image = image.index_select(axis, places)
     return image
