@@ -55,6 +55,7 @@ BADLY = {
 ELSEWHERE = {
     "train": "tests/train/test_sockets.py",
     "export": "tests/export/test_export.py",
+    "benchmark exports": "tests/benchmark/test_exports.py",
     "serve": "opens a port, as it is asked to",
 }
 
