@@ -61,6 +61,7 @@ LEFT_OUT = {
     "nlsr upscale pictures/ -o enlarged/ --ray local": NEEDS_RAY,
     "nlsr upscale pictures/ -o enlarged/ --ray": NEEDS_RAY,
     "nlsr upscale pictures/ -o enlarged/ --ray head:6379": NEEDS_RAY,
+    "nlsr upscale s3://bucket/pictures -o s3://bucket/enlarged --ray": NEEDS_RAY,
     "pip install '.[s3]'": NEEDS_STORAGE,
     "nlsr upscale s3://bucket/pictures -o s3://bucket/enlarged --resume": NEEDS_STORAGE,
     "nlsr upscale s3://bucket/photo.jpg -o photo.png": NEEDS_STORAGE,

@@ -22,11 +22,12 @@ import tifffile
 import torch
 from PIL import Image
 
+from nlsr import networks
 from nlsr.default import DEFAULT_MODEL
 from nlsr.errors import UsageError
 from nlsr.images import Picture
 from nlsr.memory import parse_size, shown
-from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr.networks import PRESETS, Network
 from nlsr.upscale import Upscaler
 from nlsr.upscale.batch import Done, Saving, Task, run
 
@@ -51,8 +52,7 @@ def build(preset: str, scale: int, reduced: bool) -> Network:
     if reduced:
         names = {field.name for field in dataclasses.fields(config)}
         config = dataclasses.replace(config, **{name: value for name, value in REDUCED.items() if name in names})
-    torch.manual_seed(0)
-    return dict(NETWORKS.values())[type(config)](config)
+    return networks.build(config)
 
 
 def resident(field: str) -> int:

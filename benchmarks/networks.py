@@ -15,7 +15,8 @@ import time
 
 import torch
 
-from nlsr.networks import NETWORKS, PRESETS, Network
+from nlsr import networks
+from nlsr.networks import PRESETS, Network
 
 ENOUGH = 10
 """Seconds of processor time after which a network is not run again; at most four runs."""
@@ -27,8 +28,7 @@ def build(name: str, scale: int) -> Network:
     config = PRESETS[preset](scale)
     if operator:
         config = dataclasses.replace(config, operator=operator)
-    torch.manual_seed(0)
-    return dict(NETWORKS.values())[type(config)](config).eval()
+    return networks.build(config).eval()
 
 
 @torch.inference_mode()

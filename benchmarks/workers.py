@@ -42,7 +42,7 @@ def main() -> None:
     ways = WAYS[arguments.ways]
     measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as name:
-        pictures = drawn(Path(name), arguments.pictures)
+        pictures = made(Path(name), arguments.pictures)
         for turn in range(arguments.turns):
             for way, (workers, threads) in ways.items():
                 wall, processor = seconds(pictures, Path(name, f"{way}{turn}"), workers, threads)
@@ -56,7 +56,7 @@ def main() -> None:
     print(json.dumps(told))
 
 
-def drawn(folder: Path, count: int) -> list[Path]:
+def made(folder: Path, count: int) -> list[Path]:
     random = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(count)]
     for path in paths:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.small import OF_POSITIONS, OF_WINDOWS, PLAIN, small, with_effect
 from tests.sockets import attempts
 
 import nlsr as package
@@ -12,112 +13,18 @@ from nlsr.errors import CheckpointError, ExportError, TargetError, UsageError
 from nlsr.export import FORMATS, export
 from nlsr.export import proof as proofs
 from nlsr.export.graph import _holding_directions
-from nlsr.networks import (
-    ASID,
-    ATD,
-    DLSN,
-    ENLCN,
-    NLAN,
-    NLSN,
-    PAN,
-    PFT,
-    ASIDConfig,
-    ATDConfig,
-    CATANet,
-    CATANetConfig,
-    DLSNConfig,
-    ENLCNConfig,
-    LCoAN,
-    LCoANConfig,
-    NLANConfig,
-    NLSNConfig,
-    PANConfig,
-    PFTConfig,
-    SMFANet,
-    SMFANetConfig,
-)
+from nlsr.networks import PAN, PANConfig
 from nlsr.weights import save_network
 
-NETWORKS = {
-    "lcoan": lambda: LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)),
-    "lcoan, two rounds": lambda: LCoAN(
-        LCoANConfig(3, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16, rounds=2, share=False)
-    ),
-    "smfanet": lambda: SMFANet(SMFANetConfig(2, channels=8, num_blocks=1)),
-    "pan": lambda: PAN(PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1)),
-    "enlcn": lambda: ENLCN(ENLCNConfig(2, channels=8, num_blocks=2)),
-    "dlsn": lambda: DLSN(DLSNConfig(2, channels=8, num_groups=1, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
-    "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
-    "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
-}
-
-
-OF_WINDOWS = {
-    "asid": lambda: ASID(ASIDConfig(2, channels=8, num_groups=1)),
-    "atd": lambda: ATD(
-        ATDConfig(
-            2,
-            channels=8,
-            depths=(2,),
-            heads=(2,),
-            window_size=4,
-            chunk_size=16,
-            num_tokens=4,
-            token_width=4,
-            hidden=8,
-            kernel_size=3,
-        )
-    ),
-    "catanet": lambda: CATANet(
-        CATANetConfig(
-            2,
-            channels=8,
-            width=8,
-            hidden=8,
-            heads=2,
-            num_centres=(4,),
-            chunk_sizes=(16,),
-            num_steps=(1,),
-            window_sizes=(6,),
-        )
-    ),
-    "catanet, average as published": lambda: CATANet(
-        CATANetConfig(
-            2,
-            channels=8,
-            width=8,
-            hidden=8,
-            heads=2,
-            num_centres=(4,),
-            chunk_sizes=(16,),
-            num_steps=(1,),
-            window_sizes=(6,),
-            overlap_average="published",
-        )
-    ),
-    "pft": lambda: PFT(
-        PFTConfig(2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3)
-    ),
-}
-"""Recording these takes long: tests/extras does it."""
 SIZES = [(1, 1, 1), (1, 2, 3), (3, 5, 9), (1, 7, 31), (2, 16, 16), (1, 33, 21), (1, 40, 64)]
 
 
-def with_effect(network):
-    """Attention starts as the identity, and what changes nothing would not be missed."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
-
-
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*PLAIN, *OF_POSITIONS])
 @torch.no_grad()
 def test_a_file_computes_what_the_network_does_at_every_size(tmp_path, monkeypatch, name):
     if name == "nlan":  # its time is quadratic
         monkeypatch.setattr(proofs, "SIZES", proofs.SIZES[:-1])
-    network = with_effect(NETWORKS[name]())
+    network = small(name)
     proof = export(network, tmp_path / "a.pt2", to="pt2")
     assert [(each.height, each.width) for each in proof.differences] == list(proofs.SIZES)
     graph = torch.export.load(tmp_path / "a.pt2").module()
@@ -129,7 +36,7 @@ def test_a_file_computes_what_the_network_does_at_every_size(tmp_path, monkeypat
 @pytest.mark.parametrize("name", ["dlsn", "nlsn", *OF_WINDOWS])
 @torch.no_grad()
 def test_the_form_for_graphs_computes_what_the_network_does_at_every_size(monkeypatch, name):
-    network = with_effect((NETWORKS | OF_WINDOWS)[name]())
+    network = small(name)
     pictures = [torch.rand(size[0], 3, *size[1:]) for size in (*SIZES, (1, 3, 2), (1, 6, 4), (1, 65, 9))]
     expected = [network(picture) for picture in pictures]
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
@@ -139,7 +46,7 @@ def test_the_form_for_graphs_computes_what_the_network_does_at_every_size(monkey
 
 
 def test_a_file_says_what_it_holds(tmp_path):
-    network = NETWORKS["pan"]()
+    network = small("pan")
     export(network, tmp_path / "a.pt2", to="pt2", card={"steps": 7})
     said = {"nlsr.json": ""}
     torch.export.load(tmp_path / "a.pt2", extra_files=said)
@@ -175,7 +82,7 @@ def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch, 
     broken = {**vars(right), "open": lambda path: lambda low_res: wrong(right.open(path)(low_res))}
     monkeypatch.setitem(formats.FORMATS, "pt2", formats.Format(**broken))
     with pytest.raises(ExportError, match=message):
-        export(NETWORKS["pan"](), tmp_path / "a.pt2", to="pt2")
+        export(small("pan"), tmp_path / "a.pt2", to="pt2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,9 +90,9 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path):
     path = tmp_path / "a.pt2"
     path.write_bytes(b"before")
     with pytest.raises(TargetError, match="exists already"):
-        export(NETWORKS["pan"](), path, to="pt2")
+        export(small("pan"), path, to="pt2")
     assert path.read_bytes() == b"before"
-    export(NETWORKS["pan"](), path, to="pt2", overwrite=True)
+    export(small("pan"), path, to="pt2", overwrite=True)
     assert path.stat().st_size > 1000
     assert list(tmp_path.iterdir()) == [path]
 
@@ -205,7 +112,7 @@ def test_what_has_no_graph_says_which_operation_and_why(tmp_path, network, messa
 
 def test_the_command_writes_a_file_and_says_how_far_it_is_from_torch(nlsr, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save_network("m.safetensors", NETWORKS["lcoan"]())
+    save_network("m.safetensors", small("lcoan"))
     with attempts() as tried:
         code, out, err = nlsr("export", "m.safetensors", "--to", "pt2")
     assert (code, err) == (0, "")
@@ -227,7 +134,7 @@ def test_the_command_writes_a_file_and_says_how_far_it_is_from_torch(nlsr, tmp_p
 )
 def test_wrong_words_are_one_line(nlsr, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    save_network("m.safetensors", NETWORKS["pan"]())
+    save_network("m.safetensors", small("pan"))
     code, out, err = nlsr("export", "m.safetensors", *words)
     assert (code, out, err) == (2, "", f"export: {message}\n")
     assert [file.name for file in tmp_path.iterdir()] == ["m.safetensors"]
@@ -254,5 +161,5 @@ def test_a_file_that_its_own_library_does_not_read_is_not_left(tmp_path, monkeyp
 
     monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=unread))
     with pytest.raises(ExportError, match=r"`to=pt2`: cannot be run \(no such operation\); no file was written"):
-        export(NETWORKS["pan"](), tmp_path / "a.pt2", to="pt2")
+        export(small("pan"), tmp_path / "a.pt2", to="pt2")
     assert list(tmp_path.iterdir()) == []

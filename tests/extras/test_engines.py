@@ -11,6 +11,7 @@ import jaxtyping
 import pytest
 import torch
 from PIL import Image
+from tests.small import PLAIN, small
 from tests.sockets import FATAL, attempts
 
 from nlsr import Upscaler
@@ -22,74 +23,14 @@ from nlsr.export.graph import record
 from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import example
 from nlsr.images import Picture
-from nlsr.networks import (
-    ASID,
-    ATD,
-    NLAN,
-    NLSN,
-    PAN,
-    PFT,
-    PRESETS,
-    ASIDConfig,
-    ATDConfig,
-    CATANet,
-    CATANetConfig,
-    LCoAN,
-    LCoANConfig,
-    NLANConfig,
-    NLSNConfig,
-    PANConfig,
-    PFTConfig,
-    SMFANet,
-    SMFANetConfig,
-)
+from nlsr.networks import PRESETS, PANConfig
 from nlsr.weights import save_network
 
 for module, extra in (("onnxruntime", "onnx"), ("onnx", "onnx"), ("openvino", "openvino")):
     if find_spec(module) is None:  # not imported: OpenVINO must not be before nlsr does it
         pytest.skip(f"needs {module}: pip install 'nlsr[{extra}]'", allow_module_level=True)
 
-LIGHT = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)
-NETWORKS = {
-    "lcoan": lambda: LCoAN(LIGHT),
-    "smfanet": lambda: SMFANet(SMFANetConfig(2, channels=8, num_blocks=1)),
-    "pan": lambda: PAN(PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1)),
-}
-OTHERS = {
-    "asid": lambda: ASID(ASIDConfig(2, channels=8, num_groups=1)),
-    "atd": lambda: ATD(
-        ATDConfig(
-            2,
-            channels=8,
-            depths=(2,),
-            heads=(2,),
-            window_size=4,
-            chunk_size=16,
-            num_tokens=4,
-            token_width=4,
-            hidden=8,
-            kernel_size=3,
-        )
-    ),
-    "catanet": lambda: CATANet(
-        CATANetConfig(
-            2,
-            channels=8,
-            width=8,
-            hidden=8,
-            heads=2,
-            num_centres=(4,),
-            chunk_sizes=(16,),
-            num_steps=(1,),
-            window_sizes=(6,),
-        )
-    ),
-    "nlan": lambda: NLAN(NLANConfig(2, channels=8, num_groups=1, num_blocks=1)),
-    "nlsn": lambda: NLSN(NLSNConfig(2, channels=8, num_blocks=1, reduction=2, chunk_size=16, rounds=2)),
-    "pft": lambda: PFT(
-        PFTConfig(2, channels=8, depths=(3,), heads=2, window_size=8, num_keys=(64, 16, 2), hidden=8, kernel_size=3)
-    ),
-}
+OTHERS = "asid", "atd", "catanet", "nlan", "nlsn", "pft"
 """What each adds: grids and attention between channels, a dictionary and shifted windows, sorted chunks and overlapping
 windows, blocks of exact attention, hashes, kept keys."""
 
@@ -102,20 +43,11 @@ def alone(monkeypatch, tmp_path):
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def network(name="lcoan"):
-    """With an attention that does something: it starts as the identity."""
-    made, generator = (NETWORKS | OTHERS)[name](), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return made.eval()
-
-
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", PLAIN)
 @torch.no_grad()
 def test_a_file_computes_what_the_network_does_and_opens_no_socket(tmp_path, name, to):
-    net, path = network(name), tmp_path / f"a{FORMATS[to].suffix}"
+    net, path = small(name), tmp_path / f"a{FORMATS[to].suffix}"
     with attempts() as tried:
         export(net, path, to=to)
         run = FORMATS[to].open(path)
@@ -128,7 +60,7 @@ def test_a_file_computes_what_the_network_does_and_opens_no_socket(tmp_path, nam
 @pytest.mark.parametrize("name", OTHERS)
 @torch.no_grad()
 def test_engines_compute_what_the_network_does(name):
-    net = network(name)
+    net = small(name)
     graph = onnx_model(record(net), {})
     opened = [open_onnx(graph)] if name == "nlan" else [open_onnx(graph), open_openvino(graph)]  # which has no scan
     for run in opened:
@@ -169,7 +101,7 @@ def test_no_native_code_opens_a_socket(tmp_path):
 
 def test_ten_lines_of_onnxruntime_alone_run_a_file(tmp_path):
     """Neither torch nor nlsr may be imported."""
-    net = network()
+    net = small()
     export(net, tmp_path / "m.onnx", to="onnx", card={"steps": 3})
     Image.effect_noise((37, 21), 60).convert("RGB").save(tmp_path / "small.png")
     docs = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "engines.md")
@@ -193,7 +125,7 @@ def test_ten_lines_of_onnxruntime_alone_run_a_file(tmp_path):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_an_engine_upscales_as_torch_does_and_finds_its_graph_again(monkeypatch, tmp_path, engine):
-    net, picture = network("pan"), Picture(example(), depth=32)
+    net, picture = small("pan"), Picture(example(), depth=32)
     with attempts() as tried:
         result = Upscaler(net, engine=engine, precision="fp32", tile=64).upscale(picture)
     assert tried == []
@@ -214,7 +146,7 @@ def test_an_engine_upscales_as_torch_does_and_finds_its_graph_again(monkeypatch,
 def test_a_cache_that_cannot_be_written_is_no_failure(monkeypatch, tmp_path, engine):
     (tmp_path / "file").touch()
     monkeypatch.setenv("NLSR_CACHE", str(tmp_path / "file" / "below"))
-    result = Upscaler(network("pan"), engine=engine, precision="fp32").upscale(Picture(example(), depth=32))
+    result = Upscaler(small("pan"), engine=engine, precision="fp32").upscale(Picture(example(), depth=32))
     assert result.notes == ()
 
 
@@ -256,7 +188,7 @@ def test_a_network_is_measured_in_an_engine(monkeypatch):
 
 
 def test_commands_take_an_engine(nlsr, tmp_path):
-    save_network(tmp_path / "m.safetensors", network())
+    save_network(tmp_path / "m.safetensors", small())
     (tmp_path / "in").mkdir()
     Image.effect_noise((48, 40), 60).convert("RGB").save(tmp_path / "in" / "a.png")
     model = ("--model", tmp_path / "m.safetensors", "--engine", "onnxruntime")

@@ -53,13 +53,9 @@ class Chunks:
 
     @classmethod
     def _sort_in_graph(cls, codes: Int[Tensor, "b r l"], chunk_size: int) -> "Chunks":
-        """The same for a map of any size: the keys that are sorted are unique, as no engine promises a stable sort, and
-        a map of fewer than half a chunk has unused slots instead of a smaller chunk."""
+        """For a map of any size: one of fewer than half a chunk has unused slots instead of a smaller chunk."""
+        order, slots, number = sorted_in_graph(codes)
         length = codes.shape[-1]
-        positions = torch.arange(length, device=codes.device)
-        number = positions[-1:] + 1  # the length as a tensor, for engines that divide by no symbol
-        order = (codes * number + positions).sort(dim=-1).values % number
-        slots = torch.zeros_like(order).scatter(-1, order, positions.expand_as(order))
         padded = (length + chunk_size - 1) // chunk_size * chunk_size
         slot = torch.arange(padded, device=codes.device)
         filled = torch.where(slot < length, slot, (slot - (padded - length)).clamp_min(0))
@@ -190,6 +186,19 @@ class ChunkedAffinity(Affinity):
 def chunked_floats(width: int, channels: int, *, rounds: int, chunk_size: int) -> int:
     """`Operator.floats_per_position` where the affinity is one of chunks, of embeddings of some width; measured."""
     return (1 + 2 * rounds) * width + rounds * (3 * chunk_size + 8 + channels)
+
+
+def sorted_in_graph(codes: Int[Tensor, "*b l"]) -> tuple[Int[Tensor, "*b l"], Int[Tensor, "*b l"], Int[Tensor, "1"]]:
+    """The position in each slot of the sorted sequence, the slot of each position, and the number of positions.
+
+    The keys that are sorted are unique, as no engine promises a stable sort. The number is a tensor, for engines that
+    divide by no symbol.
+    """
+    positions = torch.arange(codes.shape[-1], device=codes.device)
+    number = torch.full((1,), codes.shape[-1], device=codes.device)
+    order = (codes * number + positions).sort(dim=-1).values % number
+    slots = torch.zeros_like(order).scatter(-1, order, positions.expand_as(order))
+    return order, slots, number
 
 
 def pick(tokens: Tensor, index: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nlsr.attention.chunked import pick
+from nlsr.attention.chunked import pick, sorted_in_graph
 from nlsr.attention.grouped import Layout, Places
 
 
@@ -106,12 +106,9 @@ def overlapping_windows(height: int, width: int, window_size: int, overlap: int,
 
 
 def sorted_chunks(codes: Int[Tensor, "b l"], *, chunk_size: int, span: int, size: tuple[int, int]) -> Slots:
-    """As `sorted_chunks.SortedChunks`. The keys that are sorted are unique, as no engine promises a stable sort."""
+    """As `sorted_chunks.SortedChunks`."""
     length = codes.shape[1]
-    positions = torch.arange(length)
-    number = _number(length)
-    order = (codes * number + positions).sort(dim=-1).values % number
-    slots = torch.zeros_like(order).scatter(-1, order, positions.expand_as(order))
+    order, slots, number = sorted_in_graph(codes)
     chunks = (length + chunk_size - 1) // chunk_size
     slot = torch.arange((chunks + span - 1) * chunk_size)
     mirrored = slot % (2 * number)
