@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nlsr.errors import UsageError
+from nlsr.images import Header
 from nlsr.memory import default_budget, parse_size, total_memory
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.upscale import Upscaler
@@ -19,6 +20,10 @@ def network(scale=2, **sizes):
     torch.manual_seed(0)
     sizes = dict(channels=8, num_groups=1, num_blocks=1, operator="none", image_skip=True) | sizes
     return LCoAN(LCoANConfig(scale, **sizes)).eval()
+
+
+def header(reading):
+    return Header(height=90, width=100, alpha=False, depth=8, reading=reading)
 
 
 def test_a_smaller_budget_makes_smaller_tiles_and_a_large_one_none():
@@ -110,7 +115,7 @@ def test_the_need_that_a_refusal_names_is_enough_and_what_the_plan_says(tile, fo
     """One figure for a picture: as refused, as allowed, and as planned."""
 
     def plan(memory):
-        return Upscaler(network(), tile=tile, memory=memory).plan_file(90, 100, format=format, reading=2**20)
+        return Upscaler(network(), tile=tile, memory=memory).plan_file(header(reading=2**20), format=format)
 
     with pytest.raises(UsageError) as refused:
         plan("1MiB")
@@ -123,7 +128,7 @@ def test_the_need_that_a_refusal_names_is_enough_and_what_the_plan_says(tile, fo
 
 
 def test_reading_a_picture_counts_as_a_need():
-    plans = [Upscaler(network()).plan_file(90, 100, format="PNG", reading=reading) for reading in (0, 2**20, 2**28)]
+    plans = [Upscaler(network()).plan_file(header(reading), format="PNG") for reading in (0, 2**20, 2**28)]
     assert plans[0] == plans[1]
     assert 2**28 <= plans[2].predicted < 2**28 + 2**26
 

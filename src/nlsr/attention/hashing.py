@@ -3,6 +3,7 @@
 Positions whose embeddings point the same way fall into the same bucket with high probability.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -10,8 +11,51 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nlsr.attention.affinity import Draws, matching_dtype
+from nlsr.attention.chunked import chunked_floats
+from nlsr.attention.embedding import EmbeddingOperator
+from nlsr.attention.streamed import in_graph
 
 MAX_BUCKETS = 128
+
+
+class HashOperator(EmbeddingOperator):
+    """An operator whose positions are sorted by bucket, several rounds over. A subclass embeds and draws."""
+
+    network_settings = ("reduction", "chunk_size", "rounds", "seed")
+    both_signs: bool
+    """Whether each direction is that of two buckets."""
+    directions_held: Tensor
+
+    def __init__(self, width: int, *, chunk_size: int, rounds: int, seed: int) -> None:
+        """
+        Args:
+            width: entries of the embedding.
+            chunk_size: sorted positions per chunk; each attends to three chunks.
+            rounds: independent hashes.
+            seed: seed of the directions; different for each operator of a network.
+        """
+        super().__init__()
+        self.width, self.chunk_size, self.rounds, self.seed = width, chunk_size, rounds, seed
+
+    @abstractmethod
+    def _draw(self, buckets: int, generator: torch.Generator) -> Float[Tensor, "1 d r k"]:
+        """Directions for so many buckets."""
+
+    def every_direction(self) -> Tensor:
+        return directions_of_all_sizes(self._draw, self.seed)
+
+    def _buckets(self, embedding: Float[Tensor, "b l d"], draws: Draws | None) -> Int[Tensor, "b r l"]:
+        length = embedding.shape[1]
+        if in_graph():
+            held = self.directions_held
+            drawn, unused = directions_in_graph(held, length, self.chunk_size, both_signs=self.both_signs)
+            return bucket_codes(embedding, drawn, both_signs=self.both_signs, unused=unused)
+        buckets = num_buckets(length, self.chunk_size)
+        drawn = directions(draws, self.seed, lambda generator: self._draw(buckets, generator), embedding)
+        return bucket_codes(embedding, drawn, both_signs=self.both_signs)
+
+    def floats_per_position(self, channels: int) -> int:
+        return chunked_floats(self.width, channels, rounds=self.rounds, chunk_size=self.chunk_size)
 
 
 def num_buckets(length: int, chunk_size: int) -> int:

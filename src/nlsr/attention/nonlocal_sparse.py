@@ -9,25 +9,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nlsr.attention.affinity import Draws, Keep, map_size, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
+from nlsr.attention.chunked import ChunkedAffinity
 from nlsr.attention.dense import embedding_width
-from nlsr.attention.embedding import EmbeddingOperator
-from nlsr.attention.hashing import (
-    bucket_codes,
-    directions,
-    directions_in_graph,
-    directions_of_all_sizes,
-    num_buckets,
-)
-from nlsr.attention.streamed import in_graph
+from nlsr.attention.hashing import HashOperator
 
 
-class NonLocalSparse(EmbeddingOperator):
+class NonLocalSparse(HashOperator):
     """Match positions within chunks of positions sorted by spherical hashing."""
 
-    network_settings = ("reduction", "chunk_size", "rounds", "seed")
     groups_are = "hash buckets"
-    directions_held: Tensor
+    both_signs = True
 
     def __init__(
         self, channels: int, *, reduction: int = 4, chunk_size: int = 144, rounds: int = 4, seed: int = 0
@@ -36,37 +27,17 @@ class NonLocalSparse(EmbeddingOperator):
         Args:
             channels: number of channels of the features.
             reduction: the embedding has channels / reduction entries; must divide.
-            chunk_size: sorted positions per chunk; each attends to three chunks.
-            rounds: independent hashes.
-            seed: seed of the directions; different for each operator of a network.
+            chunk_size, rounds, seed: as `HashOperator` has them.
         """
-        super().__init__()
-        width = embedding_width(channels, reduction)
-        self.embed = nn.Conv2d(channels, width, 3, padding=1)
-        self.chunk_size, self.rounds, self.seed = chunk_size, rounds, seed
+        super().__init__(embedding_width(channels, reduction), chunk_size=chunk_size, rounds=rounds, seed=seed)
+        self.embed = nn.Conv2d(channels, self.width, 3, padding=1)
 
     def match(
         self, features: Float[Tensor, "b c h w"], *, draws: Draws | None = None, keep: Keep = "stored"
     ) -> ChunkedAffinity:
-        embedding = to_tokens(self.embed(features))
-        drawn, unused = self._directions(embedding, draws)
-        codes = bucket_codes(embedding, drawn, both_signs=True, unused=unused)
-        return ChunkedAffinity(codes, embedding, chunk_size=self.chunk_size, keep=keep, size=map_size(features))
-
-    def every_direction(self) -> Tensor:
-        return directions_of_all_sizes(self._draw, self.seed)
-
-    def _directions(self, embedding: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor | None]:
-        """And which of them are none."""
-        length = embedding.shape[1]
-        if in_graph():
-            return directions_in_graph(self.directions_held, length, self.chunk_size, both_signs=True)
-        buckets = num_buckets(length, self.chunk_size)
-        return directions(draws, self.seed, lambda generator: self._draw(buckets, generator), embedding), None
+        embedding, size = to_tokens(self.embed(features)), map_size(features)
+        codes = self._buckets(embedding, draws)
+        return ChunkedAffinity(codes, embedding, chunk_size=self.chunk_size, keep=keep, size=size)
 
     def _draw(self, buckets: int, generator: torch.Generator) -> Float[Tensor, "1 d r k"]:
-        """Each direction is that of two buckets."""
-        return torch.randn((1, self.embed.out_channels, self.rounds, buckets // 2), generator=generator)
-
-    def floats_per_position(self, channels: int) -> int:
-        return chunked_floats(self.embed.out_channels, channels, rounds=self.rounds, chunk_size=self.chunk_size)
+        return torch.randn((1, self.width, self.rounds, buckets // 2), generator=generator)

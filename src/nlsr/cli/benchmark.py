@@ -218,16 +218,12 @@ def exports(
     imports: Imports = None,
 ) -> None:
     """How far exported files are from torch, on the sizes that each export is proved on."""
-    import torch
-
     from nlsr.benchmark.exports import measure, table
     from nlsr.cli.progress import Counter
     from nlsr.networks import PRESETS
 
     if output:
         _check_folder(output)
-    if threads:
-        torch.set_num_threads(threads)
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
     with Counter("exporting") as counter:
         rows = list(measure(chosen, scale=scale, formats=formats or (), report=counter))

@@ -6,8 +6,7 @@ arXiv 2201.03794.
 
 from dataclasses import dataclass
 
-from nlsr.attention import EfficientContrastive, SharedAttention
-from nlsr.networks.configs import settings_for
+from nlsr.attention import EfficientContrastive
 from nlsr.networks.interleaved import InterleavedNetwork
 
 
@@ -34,8 +33,4 @@ class ENLCN(InterleavedNetwork):
     """Efficient Non-Local Contrastive Network."""
 
     config: ENLCNConfig
-
-    def _attention(self, *, seed: int) -> SharedAttention:
-        channels, settings = self.config.channels, settings_for(EfficientContrastive, self.config, seed=seed)
-        operator = EfficientContrastive(channels, **settings)
-        return SharedAttention(channels, operator, residual_scale=self.config.residual_scale)
+    operator = EfficientContrastive

@@ -5,8 +5,7 @@ Source: Mei et al., "Image Super-Resolution with Non-Local Sparse Attention", CV
 
 from dataclasses import dataclass
 
-from nlsr.attention import NonLocalSparse, SharedAttention
-from nlsr.networks.configs import settings_for
+from nlsr.attention import NonLocalSparse
 from nlsr.networks.interleaved import InterleavedNetwork
 
 
@@ -33,8 +32,4 @@ class NLSN(InterleavedNetwork):
     """Non-Local Sparse Network."""
 
     config: NLSNConfig
-
-    def _attention(self, *, seed: int) -> SharedAttention:
-        channels, settings = self.config.channels, settings_for(NonLocalSparse, self.config, seed=seed)
-        operator = NonLocalSparse(channels, **settings)
-        return SharedAttention(channels, operator, residual_scale=self.config.residual_scale)
+    operator = NonLocalSparse

@@ -223,17 +223,9 @@ class Computing:
         return done
 
     def _plan(self, asked: Asked, header: "Header") -> "Plan":
-        from nlsr.images import format_named, holds_alpha
+        from nlsr.images import format_named
 
-        format = format_named(asked.format)
-        return self.upscaler(asked).plan_file(
-            header.height,
-            header.width,
-            format=format,
-            depth=header.depth,
-            alpha=header.alpha and holds_alpha(format),
-            reading=header.reading,
-        )
+        return self.upscaler(asked).plan_file(header, format=format_named(asked.format))
 
     def give_back(self) -> None:
         """Free to the system what earlier computations took, if there were any."""

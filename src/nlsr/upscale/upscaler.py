@@ -13,7 +13,7 @@ from torch import Tensor
 from nlsr.default import DEFAULT_MODEL
 from nlsr.devices import device_named
 from nlsr.errors import ShapeError, UsageError
-from nlsr.images import Header, Picture, check_target, encoder_bytes, streams, write_bands
+from nlsr.images import Header, Picture, check_target, encoder_bytes, holds_alpha, streams, write_bands
 from nlsr.images.files import PathLike
 from nlsr.memory import default_budget, parse_size
 from nlsr.networks import Network
@@ -199,7 +199,7 @@ class Upscaler:
             overwrite=overwrite,
             format=format,
         )
-        plan = plan or self.plan_file(height, width, format=known, depth=picture.depth, alpha=alpha)
+        plan = plan or self.plan_file(Header(height, width, alpha, picture.depth, reading=0), format=known)
         stream = self.stream(picture, plan, report=report)
         lost = write_bands(
             path, picture, new_height, new_width, stream, quality=quality, overwrite=overwrite, format=format
@@ -254,22 +254,21 @@ class Upscaler:
             held = new_height * new_width * (4 if alpha else 3) * _SAMPLES[depth].itemsize
         return self._plan(height, width, depth, alpha, held, reading, strict=self.memory is not None)
 
-    def plan_file(
-        self, height: int, width: int, *, format: str, depth: int = 8, alpha: bool = False, reading: int = 0
-    ) -> Plan:
-        """How a picture of this size will be upscaled by `save`, into a file of this format.
+    def plan_file(self, header: Header, *, format: str) -> Plan:
+        """How a picture with this header will be upscaled by `save`, into a file of this format.
 
         Args:
-            format: as `nlsr.images.check_target` names it. The others are those of `plan`.
+            format: as `nlsr.images.check_target` names it.
         Raises: UsageError if a budget was given that the plan does not keep, or if the result of a format that is
             written in one piece would exceed the machine's.
         """
+        height, width, alpha = header.height, header.width, header.alpha and holds_alpha(format)
         _, new_height, new_width = self.size.of(height, width, otherwise=self.scale)
         held = encoder_bytes(format, new_height, new_width)
         in_one_piece = not streams(format)
         strict = self.memory is not None or (in_one_piece and held > self.budget)
         less = f", or write PNG or TIFF: {format} is written in one piece" if in_one_piece else ""
-        return self._plan(height, width, depth, alpha, held, reading, strict=strict, less=less)
+        return self._plan(height, width, header.depth, alpha, held, header.reading, strict=strict, less=less)
 
     def _plan(
         self, height: int, width: int, depth: int, alpha: bool, held: int, reading: int, *, strict: bool, less: str = ""

@@ -244,15 +244,7 @@ class _Batch:
         """
         _, new_height, new_width = self.upscaler.size.of(header.height, header.width, otherwise=self.upscaler.scale)
         format = check_format(task.target, height=new_height, width=new_width, format=self.saving.format)
-        plan = self.upscaler.plan_file(
-            header.height,
-            header.width,
-            format=format,
-            depth=header.depth,
-            alpha=header.alpha and holds_alpha(format),
-            reading=header.reading,
-        )
-        return format, plan
+        return format, self.upscaler.plan_file(header, format=format)
 
     def _fits_beside_others(self, picture: Picture, plan: Plan, format: str) -> bool:
         """Whether the budget has room for the result, and for two pictures more beside the computation."""
