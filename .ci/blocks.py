@@ -145,7 +145,7 @@ def make_files(folder: Path) -> None:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
     cat = Image.open(ROOT / "examples" / "cat.png").convert("RGB")
-    cat.crop((80, 60, 320, 220)).save(folder / "photo.jpg", quality=95)
+    cat.crop((120, 60, 280, 204)).save(folder / "photo.jpg", quality=95)
     small = cat.crop((100, 80, 164, 128))
     low_res = small.resize((16, 12), Image.Resampling.BICUBIC)
     large = cat.crop((50, 50, 306, 258))
@@ -235,11 +235,14 @@ def is_long(line: str) -> bool:
 
 def environment_in(folder: Path) -> str:
     """The programs of a new virtual environment that sees the packages of this one: pip changes nothing here."""
-    venv.create(folder / "environment", with_pip=True)
+    venv.create(folder / "environment")
     (packages,) = (folder / "environment").glob("lib/python*/site-packages")
     outer = [path for path in sys.path if Path(path).name == "site-packages"]
     (packages / "outer.pth").write_text("\n".join(outer) + "\n")
-    return str(folder / "environment" / "bin")
+    pip = folder / "environment" / "bin" / "pip"
+    pip.write_text('exec "$(dirname "$0")/python" -m pip "$@"\n')
+    pip.chmod(0o755)
+    return str(pip.parent)
 
 
 def tell(blocks: list[Block], outcomes: list[Outcome], stale: list[str], seconds: float) -> None:

@@ -8,6 +8,9 @@ import sys
 import traceback
 import warnings
 
+import beartype  # noqa: F401  # these before the hook, under which what modules import is compiled anew
+import einops  # noqa: F401
+import lightning  # noqa: F401
 import pytest
 import torch
 from jaxtyping import install_import_hook

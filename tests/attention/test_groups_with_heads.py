@@ -55,9 +55,9 @@ def plain_matrix(operator, map):
             scores = scores + offset_bias(operator, h, height, width)
         matrix = torch.zeros_like(scores)
         for queries, keys, share in groups_of(operator, map[b], height, width):
-            for q, s in zip(queries, share, strict=True):
-                weights = s * scores[q, keys].softmax(0)
-                matrix = matrix.index_put((torch.tensor(q), torch.tensor(keys)), weights, accumulate=True)
+            places = torch.tensor(queries)[:, None], torch.tensor(keys)
+            weights = torch.tensor(share, dtype=scores.dtype)[:, None] * scores[places].softmax(1)
+            matrix = matrix.index_put(places, weights, accumulate=True)
         matrices.append(matrix)
     return torch.stack(matrices)
 

@@ -12,7 +12,7 @@ import nlsr as package
 from nlsr.errors import CheckpointError, ExportError, TargetError, UsageError
 from nlsr.export import FORMATS, export
 from nlsr.export import proof as proofs
-from nlsr.export.graph import _holding_directions
+from nlsr.export.graph import _holding_directions, record
 from nlsr.networks import PAN, PANConfig
 from nlsr.weights import save_network
 
@@ -24,10 +24,13 @@ SIZES = [(1, 1, 1), (1, 2, 3), (3, 5, 9), (1, 7, 31), (2, 16, 16), (1, 33, 21), 
 def test_a_file_computes_what_the_network_does_at_every_size(tmp_path, monkeypatch, name):
     if name == "nlan":  # its time is quadratic
         monkeypatch.setattr(proofs, "SIZES", proofs.SIZES[:-1])
+    load, loaded = torch.export.load, []
+    monkeypatch.setattr(torch.export, "load", lambda path: loaded.append(load(path)) or loaded[-1])
     network = small(name)
     proof = export(network, tmp_path / "a.pt2", to="pt2")
     assert [(each.height, each.width) for each in proof.differences] == list(proofs.SIZES)
-    graph = torch.export.load(tmp_path / "a.pt2").module()
+    graph = loaded.pop().module()  # of the file that was proved: to read it again takes as long as to record it
+    assert loaded == []
     for size in SIZES:
         low_res = torch.rand(size[0], 3, *size[1:])
         torch.testing.assert_close(graph(low_res), network(low_res), atol=1e-5, rtol=1e-4)
@@ -43,6 +46,13 @@ def test_the_form_for_graphs_computes_what_the_network_does_at_every_size(monkey
     with _holding_directions(network):
         for picture, upscaled in zip(pictures, expected, strict=True):
             torch.testing.assert_close(network(picture), upscaled, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def recorded_pan():
+    """A network and its graph."""
+    network = small("pan")
+    return network, record(network)
 
 
 def test_a_file_says_what_it_holds(tmp_path):
@@ -75,14 +85,16 @@ def test_half_precision_halves_the_file_and_loses_little(tmp_path):
         (lambda upscaled: 1 // 0, "the file fails on a 1x1 picture: integer division"),
     ],
 )
-def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch, wrong, message):
+def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch, recorded_pan, wrong, message):
     from nlsr.export import formats
 
+    network, program = recorded_pan
+    monkeypatch.setattr(package.export, "record", lambda *_, **__: program)
     right = formats.FORMATS["pt2"]
     broken = {**vars(right), "open": lambda path: lambda low_res: wrong(right.open(path)(low_res))}
     monkeypatch.setitem(formats.FORMATS, "pt2", formats.Format(**broken))
     with pytest.raises(ExportError, match=message):
-        export(small("pan"), tmp_path / "a.pt2", to="pt2")
+        export(network, tmp_path / "a.pt2", to="pt2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,6 +130,7 @@ def test_the_command_writes_a_file_and_says_how_far_it_is_from_torch(nlsr, tmp_p
     assert (code, err) == (0, "")
     assert tried == []  # nothing is sent anywhere
     assert out.startswith("m.pt2: x2, any size; on 5 sizes of a photo its values differ from torch's by ")
+    save_network("m.safetensors", small("pan"))  # whose graph is small
     code, out, _ = nlsr("export", "m.safetensors", "--to", "pt2", "--overwrite", "--json")
     assert code == 0
     assert json.loads(out)["files"] == ["m.pt2"]

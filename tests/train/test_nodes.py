@@ -3,12 +3,12 @@
 import os
 import re
 import socket
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import run as launcher
 
 from nlsr.train.course import Course
 from nlsr.train.recipe import Recipe
@@ -41,15 +41,15 @@ def in_double(monkeypatch):
 
 
 @pytest.fixture
-def two_groups(tmp_path, data, recipe_file):
+def two_groups(tmp_path, data, recipe_file, child):
     """two_groups(folder, second=...) -> the exit codes and the words of two groups of a process each, which train by
-    the tiny recipe; the second one runs some code first."""
+    the tiny recipe; the second one runs some code first. torchrun itself runs in copies of this process."""
 
     def run(folder, second=""):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        groups = []
+        waiting = []
         for rank, module in enumerate((IN_DOUBLE, IN_DOUBLE + second)):
             own = tmp_path / f"{folder}-node{rank}"
             own.mkdir()
@@ -58,14 +58,20 @@ def two_groups(tmp_path, data, recipe_file):
             launch += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
             train = ["train", recipe_file, "--data", data, "-o", tmp_path / folder, "--cache", own / "cache"]
             train += ["--threads", "1", "--import", "changes"]
-            words = [sys.executable, "-m", "torch.distributed.run", *launch, "-m", "nlsr", *map(str, train)]
-            environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-            pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            groups.append(subprocess.Popen(words, cwd=own, env=environment, **pipes))
-        told = [group.communicate()[1] for group in groups]
-        return [group.returncode for group in groups], told
+            work = partial(torchrun, own, [*launch, "-m", "nlsr", *map(str, train)])
+            waiting.append(child(work, wait=False, CUDA_VISIBLE_DEVICES=""))
+        codes = [finish() for finish in waiting]
+        return codes, [(tmp_path / f"{folder}-node{rank}" / "told").read_text() for rank in (0, 1)]
 
     return run
+
+
+def torchrun(own, words):
+    """In a folder, in which a file takes what is said on standard error."""
+    os.chdir(own)
+    os.dup2(os.open("told", os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    launcher.main(words)
 
 
 def assert_equal(found, expected):
