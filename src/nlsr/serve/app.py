@@ -40,7 +40,7 @@ from nlsr.serve.store import Store
 ENDS = "the server ends; nothing was computed"
 HEARTBEAT = 15
 """Seconds after which a stream of events says that it is still there."""
-CLEAN_UP = 20
+CLEAN_UP = 5
 """Most seconds between two looks for what is too old, and for memory that nobody uses."""
 LOOKING = 4
 """Questions about pixels, and pictures to be shown, that are worked on at the same time; others wait for these, so that

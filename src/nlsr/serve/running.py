@@ -1,6 +1,7 @@
 """The server as a process: an address, the line that says it, and an end that leaves nothing behind."""
 
 import contextlib
+import ctypes
 import os
 import socket
 import tempfile
@@ -16,8 +17,11 @@ from nlsr.serve.settings import Settings
 
 GRACE = 10
 """Seconds that open connections have when the server ends."""
-CONVOLUTIONS = 128
+CONVOLUTIONS = 64
 """Compiled convolutions that are kept: each size of a picture needs its own, and torch would keep 1,024."""
+M_ARENA_MAX = -8  # as malloc.h has it
+HEAPS = 2
+"""Heaps that threads share: each keeps what was freed in it."""
 MOST_CONNECTIONS = 500
 """Beyond these, requests are answered with status 503."""
 
@@ -31,7 +35,7 @@ def run(settings: Settings, *, host: str, port: int, open_page: bool, say: Calla
     Raises: NlsrError if the address or a private folder cannot be had; Interrupted when it was told to stop.
     """
     listening = _listening(host, port)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CONVOLUTIONS))  # before torch is imported
+    _take_little_memory()
     try:
         app = create_app(settings)
     except OSError as error:
@@ -53,6 +57,13 @@ def run(settings: Settings, *, host: str, port: int, open_page: bool, say: Calla
     abandoned = app.state.abandoned
     lost = f"; {abandoned} unfinished {'job was' if abandoned == 1 else 'jobs were'} abandoned" if abandoned else ""
     raise Interrupted(f"stopped{lost}")
+
+
+def _take_little_memory() -> None:
+    """To be called before torch is imported: a server that sees pictures of every size would grow for a long time."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CONVOLUTIONS))
+    with contextlib.suppress(OSError):  # only glibc has several heaps
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, HEAPS)
 
 
 class _Server(uvicorn.Server):
