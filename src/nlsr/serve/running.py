@@ -17,8 +17,9 @@ from nlsr.serve.settings import Settings
 
 GRACE = 10
 """Seconds that open connections have when the server ends."""
-CONVOLUTIONS = 64
-"""Compiled convolutions that are kept: each size of a picture needs its own, and torch would keep 1,024."""
+KEPT_LESS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64", "MKL_DISABLE_FAST_MM": "1"}
+"""Of the libraries that compute. Each size of a picture needs compiled convolutions of its own, of which torch and oneDNN
+would each keep 1,024; MKL would keep working memory for each thread."""
 M_ARENA_MAX = -8  # as malloc.h has it
 HEAPS = 2
 """Heaps that threads share: each keeps what was freed in it."""
@@ -61,7 +62,8 @@ def run(settings: Settings, *, host: str, port: int, open_page: bool, say: Calla
 
 def _take_little_memory() -> None:
     """To be called before torch is imported: a server that sees pictures of every size would grow for a long time."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(CONVOLUTIONS))
+    for name, value in KEPT_LESS.items():
+        os.environ.setdefault(name, value)
     with contextlib.suppress(OSError):  # only glibc has several heaps
         ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, HEAPS)
 
