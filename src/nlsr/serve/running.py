@@ -18,8 +18,8 @@ from nlsr.serve.settings import Settings
 GRACE = 10
 """Seconds that open connections have when the server ends."""
 KEPT_LESS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64", "MKL_DISABLE_FAST_MM": "1"}
-"""Of the libraries that compute. Each size of a picture needs compiled convolutions of its own, of which torch and oneDNN
-would each keep 1,024; MKL would keep working memory for each thread."""
+"""By the libraries that compute: each size of a picture needs compiled convolutions, of which torch and oneDNN would
+each keep 1,024, and MKL keeps working memory for each thread."""
 M_ARENA_MAX = -8  # as malloc.h has it
 HEAPS = 2
 """Heaps that threads share: each keeps what was freed in it."""
