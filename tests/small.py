@@ -55,9 +55,12 @@ OF_WINDOWS = {
 }
 """Recording a graph of these takes long."""
 
+OF_OTHER_SCALES = {"pan, x3": replace(PLAIN["pan"], scale=3)}
+"""A convolution of squares is another one in a graph."""
+
 
 def small(name="lcoan"):
-    return with_effect(build((PLAIN | OF_POSITIONS | OF_WINDOWS)[name]))
+    return with_effect(build((PLAIN | OF_POSITIONS | OF_WINDOWS | OF_OTHER_SCALES)[name]))
 
 
 def with_effect(network):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.small import OF_POSITIONS, OF_WINDOWS, PLAIN, small, with_effect
+from tests.small import OF_OTHER_SCALES, OF_POSITIONS, OF_WINDOWS, PLAIN, small, with_effect
 from tests.sockets import attempts
 
 import nlsr as package
@@ -36,7 +36,7 @@ def test_a_file_computes_what_the_network_does_at_every_size(tmp_path, monkeypat
         torch.testing.assert_close(graph(low_res), network(low_res), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["dlsn", "nlsn", *OF_WINDOWS])
+@pytest.mark.parametrize("name", ["dlsn", "nlsn", *OF_WINDOWS, *OF_OTHER_SCALES])
 @torch.no_grad()
 def test_the_form_for_graphs_computes_what_the_network_does_at_every_size(monkeypatch, name):
     network = small(name)

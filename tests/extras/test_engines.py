@@ -1,5 +1,6 @@
 """ONNX Runtime and OpenVINO: files and engines beside torch, without a network."""
 
+import gc
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import example
 from nlsr.images import Picture
 from nlsr.networks import PRESETS, PANConfig
+from nlsr.upscale.identity import identity
 from nlsr.weights import save_network
 
 for module, extra in (("onnxruntime", "onnx"), ("onnx", "onnx"), ("openvino", "openvino")):
@@ -33,6 +35,36 @@ for module, extra in (("onnxruntime", "onnx"), ("onnx", "onnx"), ("openvino", "o
 OTHERS = "asid", "atd", "catanet", "nlan", "nlsn", "pft"
 """What each adds: grids and attention between channels, a dictionary and shifted windows, sorted chunks and overlapping
 windows, blocks of exact attention, hashes, kept keys."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def made_once():
+    """A graph of each network is recorded and brought into ONNX once, by the first test that asks for it: that is what
+    takes the time of these tests. Python's search for garbage among its nodes takes a fifth of it."""
+    made = {}
+
+    def recorded(network, *, weights="fp32"):
+        key = identity(network), weights
+        if key not in made:
+            made[key] = record(network, weights=weights)
+        return made[key]
+
+    def translated(program, metadata):
+        if id(program) not in made:
+            made[id(program)] = onnx_model(program, {})
+        model = onnx.load_from_string(made[id(program)])
+        onnx.helper.set_model_props(model, metadata)
+        return model.SerializeToString()
+
+    import onnx
+
+    gc.disable()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlsr.export.record", recorded)
+        for module in ("nlsr.export", "nlsr.export.formats"):
+            patch.setattr(f"{module}.onnx_model", translated)
+        yield
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -25,12 +25,39 @@ def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
             warnings.simplefilter("ignore")  # torch's, about its own ways
             made: Any = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False, **names
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table=table,
+                optimize=False,
+                verbose=False,
+                **names,
             )
+            _simplify(made.model)
     except Exception as error:
         raise ExportError(f"ONNX has no form of this network: {_innermost(error)}") from error
     made.model.metadata_props.update(metadata)
     return made.model_proto.SerializeToString()
+
+
+def _simplify(model: Any) -> None:
+    """Compute what depends on no input, and keep once what is there several times. The exporter's own way also asks of
+    each node, for each of its rules, what all nodes are: minutes where there are thousands."""
+    from onnx_ir.passes import Sequential, common
+    from onnxscript import optimizer
+
+    optimizer.inline(model)
+    optimizer.fold_constants(model)
+    Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlsr.attention import Keep, PixelAttention, PixelAttentionConv
+from nlsr.attention.streamed import in_graph
 from nlsr.networks.network import Collect, Network, NetworkDraws
 from nlsr.networks.parts import check_low_res, factors
 
@@ -92,8 +93,19 @@ class Enlarge(nn.Module):
         self.factor = factor
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d fh fw"]:
-        enlarged = self.first(F.interpolate(features, scale_factor=self.factor, mode="nearest"))
+        enlarged = self._enlarged(features)
         return _activate(self.second(_activate(self.attention(enlarged))))
+
+    def _enlarged(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d fh fw"]:
+        """A 3x3 convolution of squares of equal pixels. In a graph, where weights are known, the weights that fall on
+        equal pixels are added first: 4 multiplications remain of 9 if the factor is 2."""
+        if not in_graph():
+            return self.first(F.interpolate(features, scale_factor=self.factor, mode="nearest"))
+        last = self.factor - 1
+        shifts = [(x, last - x, y, last - y) for y in range(self.factor) for x in range(self.factor)]
+        added = torch.stack([F.pad(self.first.weight, shift) for shift in shifts]).sum(0)
+        backwards = added.transpose(0, 1).flip(2, 3)  # as a transposed convolution runs through its weights
+        return F.conv_transpose2d(features, backwards, self.first.bias, stride=self.factor, padding=1)
 
 
 def _activate(features: Tensor) -> Tensor:

@@ -74,8 +74,8 @@ class ModulationBlock(nn.Module):
         self.feed_forward = PartialFeedForward(config.channels, config.expansion)
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        features = features + self.modulation(F.normalize(features))
-        return features + self.feed_forward(F.normalize(features))
+        features = features + self.modulation(_normalize(features))
+        return features + self.feed_forward(_normalize(features))
 
 
 class SelfModulation(nn.Module):
@@ -140,6 +140,13 @@ class PartialFeedForward(nn.Module):
         return self.join(torch.cat((F.gelu(self.convolve(first)), others), dim=1))
 
 
+def _normalize(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Unit length at each position. A graph has no expanded norm, for which OpenVINO would reorder all features."""
+    if not in_graph():
+        return F.normalize(features)
+    return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(1e-12)
+
+
 def _in_parts(
     convolution: nn.Conv2d, features: Float[Tensor, "b c h w"], sizes: tuple[int, ...]
 ) -> tuple[Float[Tensor, "b _ h w"], ...]:
@@ -160,13 +167,15 @@ def _cells(side: int) -> int:
 
 
 def _pool(features: Float[Tensor, "b c h w"], cells: tuple[int, int]) -> Float[Tensor, "b c y x"]:
-    """The maximum in each cell; where the side is no multiple of the cells, neighbours overlap."""
+    """The maximum in each cell; where the side is no multiple of the cells, neighbours overlap. A graph takes whole
+    positions, with channels last, as the convolutions of OpenVINO leave them."""
     if not in_graph():
         return F.adaptive_max_pool2d(features, cells)
-    for axis, count in zip((2, 3), cells, strict=True):
+    features = features.permute(0, 2, 3, 1)
+    for axis, count in zip((1, 2), cells, strict=True):
         features = features.index_select(axis, _members(features.shape[axis], count, features.device).flatten())
         features = features.unflatten(axis, (2 * POOLING - 1, -1)).amax(axis)
-    return features
+    return features.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def _members(side: int, cells: int, device: torch.device) -> Int[Tensor, "m cells"]:
