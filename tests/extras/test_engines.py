@@ -41,6 +41,8 @@ windows, blocks of exact attention, hashes, kept keys."""
 def made_once():
     """A graph of each network is recorded and brought into ONNX once, by the first test that asks for it: that is what
     takes the time of these tests. Python's search for garbage among its nodes takes a fifth of it."""
+    import onnx
+
     made = {}
 
     def recorded(network, *, weights="fp32"):
@@ -55,8 +57,6 @@ def made_once():
         model = onnx.load_from_string(made[id(program)])
         onnx.helper.set_model_props(model, metadata)
         return model.SerializeToString()
-
-    import onnx
 
     gc.disable()
     with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +91,8 @@ def test_a_file_computes_what_the_network_does_and_opens_no_socket(tmp_path, nam
 
 @pytest.mark.parametrize("name", OTHERS)
 @torch.no_grad()
-def test_engines_compute_what_the_network_does(name):
+def test_engines_compute_what_the_network_does(monkeypatch, name):
+    monkeypatch.setattr("nlsr.networks.asid.STAGES", 2)  # a third one is like the second
     net = small(name)
     graph = onnx_model(record(net), {})
     opened = [open_onnx(graph)] if name == "nlan" else [open_onnx(graph), open_openvino(graph)]  # which has no scan
