@@ -170,4 +170,5 @@ __all__ = [
     "configure",
     "create",
     "name_of",
+    "register",
 ]

@@ -19,7 +19,7 @@ from nlsr.images.formats.decoded import Refusal
 from nlsr.images.formats.encode_png import write_png
 from nlsr.images.formats.encode_tiff import write_tiff
 from nlsr.images.formats.jpeg_xl import jpeg_xl
-from nlsr.images.formats.layout import Band, Layout, Strip, cut_into_strips, in_srgb
+from nlsr.images.formats.layout import Band, FileLayout, Strip, cut_into_strips, in_srgb
 from nlsr.images.formats.meaning import can_say, said
 from nlsr.images.formats.quiet import quiet
 from nlsr.images.picture import Picture
@@ -28,7 +28,7 @@ DEFAULT_QUALITY = {"JPEG": 95, "WebP": 95, "AVIF": 90, "JPEG XL": 95}
 
 _DEEPEST = {"PNG": 16, "TIFF": 32, "AVIF": 16, "JPEG XL": 16}
 _AVIF_BITS = {8: 8, 16: 10}
-_STREAMING: dict[str, Callable[[BinaryIO, Layout, Iterable[Strip]], None]] = {"PNG": write_png, "TIFF": write_tiff}
+_STREAMING: dict[str, Callable[[BinaryIO, FileLayout, Iterable[Strip]], None]] = {"PNG": write_png, "TIFF": write_tiff}
 
 _EVERYTHING = {"EXIF", "XMP", "IPTC", "resolution", "text"}
 _PLACES = {
@@ -62,7 +62,7 @@ def encoder_bytes(format: str, height: int, width: int) -> int:
     return _BYTES_IN_STRIPS + _BYTES_PER_COLUMN * width + _BYTES_PER_PIXEL.get(format, 0) * height * width
 
 
-def layout_of(format: str, picture: Picture, height: int, width: int) -> Layout:
+def layout_of(format: str, picture: Picture, height: int, width: int) -> FileLayout:
     """How a format stores a picture like this one, of another size; its colours must pass `check_colours`."""
     grey = picture.grey and format not in _WITHOUT_GREY
     notes: list[str] = []
@@ -72,7 +72,7 @@ def layout_of(format: str, picture: Picture, height: int, width: int) -> Layout:
     elif picture.profile and profile is None:
         notes.append(f"no place in {format} for an ICC profile of other channels: dropped")
     beside = _beside(format, picture, notes)
-    return Layout(
+    return FileLayout(
         height=height,
         width=width,
         depth=min(picture.depth, _DEEPEST.get(format, 8)),
@@ -137,7 +137,7 @@ def _beside(format: str, picture: Picture, notes: list[str]) -> dict[str, Any]:
     }
 
 
-def encode(file: BinaryIO, format: str, layout: Layout, bands: Iterable[Band], quality: int | None) -> None:
+def encode(file: BinaryIO, format: str, layout: FileLayout, bands: Iterable[Band], quality: int | None) -> None:
     """Write the rows of all bands to an open file.
 
     Raises: Refusal for values that the format cannot hold, ShapeError for bands that do not fit.
@@ -154,7 +154,7 @@ def encode(file: BinaryIO, format: str, layout: Layout, bands: Iterable[Band], q
         file.write(_with_pillow(format, strips, layout, quality))
 
 
-def _collected(strips: Iterable[Strip], layout: Layout) -> np.ndarray:
+def _collected(strips: Iterable[Strip], layout: FileLayout) -> np.ndarray:
     """The samples of the whole picture (height, width, channels)."""
     samples = np.empty((layout.height, layout.width, layout.channels), layout.dtype)
     top = 0
@@ -165,7 +165,7 @@ def _collected(strips: Iterable[Strip], layout: Layout) -> np.ndarray:
     return samples
 
 
-def _with_pillow(format: str, strips: Iterable[Strip], layout: Layout, quality: int) -> memoryview:
+def _with_pillow(format: str, strips: Iterable[Strip], layout: FileLayout, quality: int) -> memoryview:
     options = _pillow_options(format, layout, quality)
     image = Image.new({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[layout.channels], (layout.width, layout.height))
     top = 0
@@ -179,7 +179,7 @@ def _with_pillow(format: str, strips: Iterable[Strip], layout: Layout, quality: 
     return buffer.getbuffer()
 
 
-def _pillow_options(format: str, layout: Layout, quality: int) -> dict[str, Any]:
+def _pillow_options(format: str, layout: FileLayout, quality: int) -> dict[str, Any]:
     options: dict[str, Any] = {"format": format.upper()}
     if layout.resolution and format in ("JPEG", "BMP"):
         options["dpi"] = layout.resolution
@@ -213,7 +213,7 @@ def _comment_segments(text: tuple[metadata.Text, ...]) -> Iterable[bytes]:
         yield b"\xff\xfe" + struct.pack(">H", 2 + len(content)) + content
 
 
-def _avif(samples: np.ndarray, layout: Layout, quality: int) -> bytes:
+def _avif(samples: np.ndarray, layout: FileLayout, quality: int) -> bytes:
     """By libavif, with colours said in numbers, and all else put beside the pixels afterwards."""
     import imagecodecs
 

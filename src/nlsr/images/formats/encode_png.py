@@ -9,11 +9,11 @@ import numpy as np
 
 from nlsr.images.formats import metadata
 from nlsr.images.formats.decode_png import METRE, PNG_SIGNATURE, XMP_KEYWORD, Chunk, png_chunk
-from nlsr.images.formats.layout import Layout, Strip
+from nlsr.images.formats.layout import FileLayout, Strip
 from nlsr.images.formats.parallel import in_parallel
 
 
-def write_png(file: BinaryIO, layout: Layout, strips: Iterable[Strip]) -> None:
+def write_png(file: BinaryIO, layout: FileLayout, strips: Iterable[Strip]) -> None:
     """One zlib stream made of independently packed strips, each in a chunk of its own."""
     file.write(PNG_SIGNATURE + png_chunk(b"IHDR", _header(layout)))
     for kind, content in (*_colours(layout), *_metadata(layout)):
@@ -34,12 +34,12 @@ def write_png(file: BinaryIO, layout: Layout, strips: Iterable[Strip]) -> None:
     file.write(png_chunk(b"IDAT", struct.pack(">I", checksum)) + png_chunk(b"IEND", b""))
 
 
-def _header(layout: Layout) -> bytes:
+def _header(layout: FileLayout) -> bytes:
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[layout.channels]
     return struct.pack(">IIBBBBB", layout.width, layout.height, layout.depth, colour, 0, 0, 0)
 
 
-def _colours(layout: Layout) -> Iterator[Chunk]:
+def _colours(layout: FileLayout) -> Iterator[Chunk]:
     """In every way that says the same, so that readers of any age understand one of them."""
     space = layout.space
     if space is not None and space.is_srgb:
@@ -57,7 +57,7 @@ def _colours(layout: Layout) -> Iterator[Chunk]:
             yield b"cHRM", struct.pack(">8I", *numbers)
 
 
-def _metadata(layout: Layout) -> Iterator[Chunk]:
+def _metadata(layout: FileLayout) -> Iterator[Chunk]:
     if layout.resolution:
         across, down = (min(round(value / METRE), 2**32 - 1) for value in layout.resolution)
         yield b"pHYs", struct.pack(">IIB", across, down, 1)
@@ -76,7 +76,7 @@ def _metadata(layout: Layout) -> Iterator[Chunk]:
             yield b"iTXt", name + b"\0\0\0\0" + text.encode("utf-8", "surrogateescape")
 
 
-def _filtered(strip: Strip, layout: Layout) -> bytes:
+def _filtered(strip: Strip, layout: FileLayout) -> bytes:
     """Rows as differences to the mean of the left and the upper byte (filter 3), each after its filter's number.
 
     Smaller than the other simple filters on photographs, and free of branches.

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from nlsr.images.formats import metadata
-from nlsr.images.formats.layout import Layout, Strip
+from nlsr.images.formats.layout import FileLayout, Strip
 from nlsr.images.formats.parallel import in_parallel
 
 _CLASSIC_LIMIT = 4 * 10**9  # more bytes need 64-bit offsets
@@ -20,7 +20,7 @@ Tag = tuple[int, bytes, int]
 """Type, packed values, number of values."""
 
 
-def write_tiff(file: BinaryIO, layout: Layout, strips: Iterable[Strip]) -> None:
+def write_tiff(file: BinaryIO, layout: FileLayout, strips: Iterable[Strip]) -> None:
     """Little-endian, deflated strips; the directory stands at the end, so that strips are written as they come."""
     import imagecodecs
 
@@ -66,7 +66,7 @@ def _filtered(rows: np.ndarray) -> bytes:
     return rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _tags(layout: Layout, offsets: list[int], counts: list[int], big: bool) -> dict[int, Tag]:
+def _tags(layout: FileLayout, offsets: list[int], counts: list[int], big: bool) -> dict[int, Tag]:
     """What describes the pixels."""
     integer = np.issubdtype(layout.dtype, np.integer)
 

@@ -17,7 +17,7 @@ from nlsr.images.formats.boxes import box, boxes
 from nlsr.images.formats.decoded import Beside, CheckSize, Decoded, Refusal, described
 from nlsr.images.formats.jpeg_xl_bits import Bits
 from nlsr.images.formats.jpeg_xl_profile import correct_guess, predicted_header, read_profile
-from nlsr.images.formats.layout import Layout
+from nlsr.images.formats.layout import FileLayout
 from nlsr.images.formats.meaning import Claims
 
 CODESTREAM = b"\xff\x0a"
@@ -285,7 +285,7 @@ def _read_point(bits: Bits) -> tuple[float, ...]:
 # Writing
 
 
-def jpeg_xl(samples: np.ndarray, layout: Layout, quality: int) -> bytes:
+def jpeg_xl(samples: np.ndarray, layout: FileLayout, quality: int) -> bytes:
     """A file of these samples: with loss below quality 100, where they are 8-bit sRGB, else without any.
 
     A loss is measured in absolute colours, and imagecodecs takes 8 bits for sRGB and more for linear light.

@@ -27,7 +27,7 @@ _TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """What a file's header says. The samples have `depth` bits: 8, 16 or, for floating point, 32.
 
     Args:
@@ -90,11 +90,11 @@ class Strip:
     above: Rows | None
     last: bool
 
-    def samples(self, layout: Layout) -> np.ndarray:
+    def samples(self, layout: FileLayout) -> np.ndarray:
         return np.concatenate([layout.samples(part) for part in self.parts])
 
 
-def cut_into_strips(bands: Iterable[Band], layout: Layout) -> Iterator[Strip]:
+def cut_into_strips(bands: Iterable[Band], layout: FileLayout) -> Iterator[Strip]:
     """The rows of all bands, from top to bottom, copied: whoever gave a band may change it afterwards.
 
     Raises: ShapeError for bands of another width, with or without alpha against the layout, or of too many or too
@@ -138,7 +138,7 @@ def in_srgb(samples: np.ndarray, profile: bytes) -> np.ndarray:
     return converted[:, :, 1:2] if grey else converted
 
 
-def _check_band(band: Band, layout: Layout, rows_left: int) -> None:
+def _check_band(band: Band, layout: FileLayout, rows_left: int) -> None:
     colours, alpha = band
     if colours.ndim != 3 or colours.shape[0] != 3 or colours.shape[2] != layout.width or colours.shape[1] > rows_left:
         raise ShapeError(
