@@ -65,7 +65,13 @@ def test_what_lies_under_transparent_pixels_changes_nothing(nlsr, photo, tiny_mo
 def test_a_network_without_affinity_says_so(nlsr, photo, tmp_path):
     save_network(tmp_path / "pan.safetensors", PAN(PANConfig(2, channels=8, num_blocks=1)))
     code, out, _ = nlsr("explain", photo, "--at", "3,4", "-m", tmp_path / "pan.safetensors", "--steps", 1)
-    assert (code, "no affinity, attribution only; diffusion index" in out) == (0, True)
+    assert (code, "this network has no attention, so nothing is matched; diffusion index" in out) == (0, True)
+
+
+def test_the_default_is_a_model_with_attention(nlsr, photo, tiny_model, monkeypatch):
+    monkeypatch.setattr("nlsr.weights.looked_into", lambda: str(tiny_model))
+    code, out, _ = nlsr("explain", photo, "--at", "3,4", "--steps", 1)
+    assert (code, out.startswith(f"{tiny_model.stem}: 3,4: matched in 30x24 pixels")) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,15 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """A weight file of a network without attention."""
+    path = tmp_path_factory.mktemp("plain") / "plain.safetensors"
+    torch.manual_seed(0)
+    save_network(path, LCoAN(LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, operator="none")))
+    return path
+
+
+@pytest.fixture(scope="session")
 def s3():
     """The address of a server of S3 on this machine, which is not ours, with what a user sets to reach it."""
     moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")

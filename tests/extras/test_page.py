@@ -53,8 +53,9 @@ def other(tmp_path_factory, model):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, model, other):
-    server = Server(tmp_path_factory.mktemp("page"), model, "-m", str(other), "--max-jobs", "9")
+def server(tmp_path_factory, model, other, plain):
+    files = "-m", str(other), "-m", str(plain)
+    server = Server(tmp_path_factory.mktemp("page"), model, *files, "--max-jobs", "9")
     yield server
     server.end()
     server.process.stdout.close()
@@ -538,6 +539,23 @@ def test_two_models_show_their_sources_of_the_same_pixel(explored):
     assert abs(left - right).max() > 100  # two maps over one picture
     page.select_option("#pixel select[name=beside]", "")
     page.wait_for_function("() => document.querySelectorAll('#sources section').length === 1")
+
+
+def test_a_network_without_attention_says_so_and_offers_what_can_be_looked_at(explored, server):
+    page, offered = explored, server.client.get("/api/models").json()["explained"]
+    named = page.locator("#pixel select[name=model] option[value=plain]").text_content()
+    assert named == "plain (no attention)"
+    page.select_option("#pixel select[name=model]", "plain")
+    ask(page, 60, 40)
+    page.locator("#told", has_text="plain, pixel 60,40: this network has no attention").wait_for()
+    assert page.locator("#sources li").count() == 0
+    keep(page, "no-attention")
+    page.click("#sources button:has-text('Show local attribution')")
+    page.locator("#told", has_text="plain, pixel 60,40: local attribution, diffusion index").wait_for()
+    page.select_option("#pixel select[name=layer]", "heat")
+    page.click(f"#sources button:has-text('Look into {offered}')")
+    page.locator("#told", has_text=f"{offered}, pixel 60,40: kmeans attention draws most on").wait_for()
+    assert page.locator("#sources li").count() == 12
 
 
 def test_the_explorer_is_used_by_keyboard(explored):

@@ -479,6 +479,30 @@ def test_an_attribution_is_what_the_library_says(shared, model):
     assert abs(pixels(base64.b64decode(told["map"])) - 255 * (map / map.max()).sqrt().numpy()).max() <= 2
 
 
+def test_what_has_no_attention_is_told_and_something_that_has_is_explained_unasked(start, model, plain):
+    inside = {"lcoan-light-x2": str(plain), "attentive-x2": str(model)}  # the weights inside the package
+    patch = "import nlsr.weights as w, nlsr.weights.catalogue as c, pathlib\n"
+    patch += f"w.packaged = c.packaged = lambda: {{n: pathlib.Path(p) for n, p in {inside}.items()}}"
+    server = start("-m", str(plain), first=patch)
+    models = server.client.get("/api/models").json()
+    assert (models["default"], models["explained"]) == ("lcoan-light", "attentive")
+    attention = {each["name"]: each["attention"] for each in models["models"] + models["families"]}
+    assert attention == {
+        "tiny": ["kmeans"],
+        "plain": [],
+        "lcoan-light-x2": [],
+        "attentive-x2": ["kmeans"],
+        "lcoan-light": [],
+        "attentive": ["kmeans"],
+    }
+    told = server.client.post("/api/explain", files={"file": png(40, 30)}, data={"x": 7, "y": 9}).json()
+    assert (told["model"], told["affinity"]["operator"]) == ("attentive", "kmeans")
+    form = {"x": 7, "y": 9, "model": "plain", "attribution_steps": 1}
+    told = server.client.post("/api/explain", files={"file": png(40, 30)}, data=form).json()
+    assert told["affinity"] is None
+    assert told["attribution"]["diffusion_index"] > 0
+
+
 class Later:
     """An event that is set after it was asked a few times: while something is computed."""
 
@@ -646,7 +670,7 @@ def test_the_examples_look_like_what_is_answered(shared):
         (example,) = model.model_config["json_schema_extra"]["examples"]
         assert same_shape(example, answer), model
     assert models["models"][0]["name"] == "tiny"
-    assert {"name": "lcoan-light", "scales": [2, 3, 4]} in models["families"]
+    assert ("lcoan-light", [2, 3, 4]) in [(family["name"], family["scales"]) for family in models["families"]]
     shared.client.delete(f"/api/jobs/{job['id']}")
 
 

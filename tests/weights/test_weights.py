@@ -1,5 +1,6 @@
 """Weight files: what is written is read again, published names are understood, every mismatch is named."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nlsr
+from nlsr.attention import operator_name
 from nlsr.errors import CheckpointError, NlsrWarning, UsageError
-from nlsr.networks import NLAN, LCoAN, LCoANConfig, NLANConfig
-from nlsr.weights import packaged
-from nlsr.weights.checkpoint import read_tensors
+from nlsr.networks import NLAN, PRESETS, LCoAN, LCoANConfig, NLANConfig, name_of
+from nlsr.weights import attentions, looked_into, packaged
+from nlsr.weights.checkpoint import FORMAT, read_tensors
 
 
 def small(**sizes):
@@ -128,6 +130,46 @@ def test_several_other_state_dicts_in_one_file_are_named(tmp_path):
     path = published(tmp_path, wrap=lambda state, path: torch.save({"params": state, "model": state}, path))
     with pytest.raises(CheckpointError, match=r"several state dicts \(params, model\)"):
         nlsr.load(path)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"operator": "hash"}, {"operator": "none"}, {"share": False}])
+def test_a_file_says_what_matches_without_its_tensors(tmp_path, sizes):
+    path = saved(tmp_path, **sizes)
+    assert attentions(path) == [operator_name(operator) for operator in nlsr.load(path).operators()]
+    assert len(attentions(path)) == {"none": 0, "hash": 1}.get(sizes.get("operator"), 1 if not sizes else 2)
+
+
+def test_what_matches_in_a_file_that_does_not_say_it_is_not_known(tmp_path):
+    damaged = saved(tmp_path)
+    damaged.write_bytes(damaged.read_bytes().replace(b"chunk_size", b"chunk_sixe"))
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    for path in (published(tmp_path), damaged, tmp_path / "empty.safetensors", tmp_path / "missing.safetensors"):
+        assert attentions(path) is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_matches_is_found_for_every_network(tmp_path, name, monkeypatch):
+    network = nlsr.create(name, scale=2)
+    config = json.dumps(dataclasses.asdict(network.config))
+    metadata = {"format": FORMAT, "network": name_of(network), "config": config}
+    monkeypatch.setattr("nlsr.weights.checkpoint.read_metadata", lambda path: metadata)
+    assert attentions("any") == [operator_name(operator) for operator in network.operators()]
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ({"lcoan-light-x2": "kmeans", "lcoan-light-x4": "kmeans", "a-x4": "kmeans"}, "lcoan-light"),
+        ({"lcoan-light-x4": "none", "a-x4": "none", "b-x2": "hash", "b-x4": "hash", "c-x4": "hash"}, "b"),
+        ({"lcoan-light-x4": "none"}, "lcoan-light"),
+    ],
+)
+def test_weights_with_attention_are_looked_into(tmp_path, monkeypatch, inside, expected):
+    for name, operator in inside.items():
+        nlsr.save_network(tmp_path / f"{name}.safetensors", small(operator=operator))
+    for place in ("nlsr.weights", "nlsr.weights.catalogue"):
+        monkeypatch.setattr(f"{place}.packaged", lambda: {name: tmp_path / f"{name}.safetensors" for name in inside})
+    assert looked_into() == expected
 
 
 def test_the_name_of_a_family_loads_as_in_the_upscaler():

@@ -9,7 +9,6 @@ from nlsr.cli.settings import (
     Device,
     Imports,
     Memory,
-    Model,
     ModelSettings,
     Overwrite,
     Threads,
@@ -28,7 +27,15 @@ if TYPE_CHECKING:
 def explain(
     image: Annotated[Path, typer.Argument(help="Picture file.", metavar="IMAGE", show_default=False)],
     at: Annotated[str, typer.Option(metavar="X,Y", help="The pixel, counted from 0,0 at the top left.")],
-    model: Model = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="Name of packaged weights, or a weight file.",
+            show_default=f"{DEFAULT_MODEL}, or packaged weights with attention if it has none",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The picture to write.", show_default="IMAGE_at_X_Y.png beside IMAGE"),
@@ -65,7 +72,7 @@ def explain(
     from nlsr.extras import require
     from nlsr.images import Picture, check_target, filled, one_line, read, write
     from nlsr.memory import out_of_memory, parse_size
-    from nlsr.weights import load
+    from nlsr.weights import load, looked_into
 
     require("matplotlib", extra="bench")
     check_target(target, height=1, width=1, overwrite=overwrite)
@@ -74,6 +81,7 @@ def explain(
     budget = parse_size(memory) if memory else None
     picture = read(image, check=lambda header: _check_reading(header, image, budget))
     pixels = filled(picture).to(device_named(device))
+    model = model or looked_into()
     network = load(model, **model_settings(settings)).to(pixels.device)
     try:
         with Counter("attribution") as counter:
@@ -147,7 +155,7 @@ def _told(explanation: "Explanation", model: str, target: Path) -> str:
     x, y = explanation.at
     drawn, part, attributed = explanation.sources, explanation.region, explanation.attribution_region
     if drawn is None:
-        found = "no affinity, attribution only"
+        found = "this network has no attention, so nothing is matched"
     else:
         places = " ".join(f"{part.left + x},{part.top + y}" for x, y in drawn.strongest[:5].tolist())
         found = f"matched in {part.width}x{part.height} pixels, draws most on {places}"

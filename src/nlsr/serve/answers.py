@@ -69,11 +69,18 @@ class Health(BaseModel):
     token: bool = Field(description="Whether requests have to show a token.")
 
 
+_ATTENTION = Field(
+    description="What matches in the network, in order; empty if it has no attention, None where that is not known "
+    "before it is loaded."
+)
+
+
 class Family(BaseModel):
     """Weights of one kind for several scales: the nearest is taken, and several passes above the largest."""
 
     name: str
     scales: list[int]
+    attention: list[str] | None = _ATTENTION
 
 
 class Model(BaseModel):
@@ -83,6 +90,7 @@ class Model(BaseModel):
     scale: int | None = Field(description="None for a file of whoever started the server.")
     network: str | None
     licence: str
+    attention: list[str] | None = _ATTENTION
 
 
 class Models(BaseModel):
@@ -91,12 +99,22 @@ class Models(BaseModel):
     model_config = _shown_as(
         {
             "default": "lcoan-light",
-            "families": [{"name": "lcoan-light", "scales": [2, 3, 4]}],
-            "models": [{"name": "lcoan-light-x4", "scale": 4, "network": "lcoan", "licence": "Apache-2.0"}],
+            "explained": "lcoan-light",
+            "families": [{"name": "lcoan-light", "scales": [2, 3, 4], "attention": ["kmeans"]}],
+            "models": [
+                {
+                    "name": "lcoan-light-x4",
+                    "scale": 4,
+                    "network": "lcoan",
+                    "licence": "Apache-2.0",
+                    "attention": ["kmeans"],
+                }
+            ],
             "formats": ["png", "jpg", "webp", "tif", "avif", "bmp", "jxl"],
         }
     )
-    default: str
+    default: str = Field(description="What upscales where no model is named.")
+    explained: str = Field(description="What is explained where no model is named: one that has attention.")
     families: list[Family]
     models: list[Model]
     formats: list[str] = Field(description="Of results.")

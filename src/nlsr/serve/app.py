@@ -83,7 +83,7 @@ class ExplainForm(BaseModel):
     picture: str | None = Field(None, max_length=100, description="The id of a picture that was asked about before.")
     x: int = Field(ge=0, le=2**31, description="Of the pixel, counted from 0 at the left.", examples=[40])
     y: int = Field(ge=0, le=2**31, description="Counted from 0 at the top.", examples=[30])
-    model: str = Field(DEFAULT_MODEL, max_length=200)
+    model: str | None = Field(None, max_length=200, description="By default `explained` of `GET /api/models`.")
     affinity: int = Field(0, ge=0, le=1000, description="Which affinity of the network.")
     count: int = Field(12, ge=1, le=200, description="How many of the strongest pixels are listed.")
     attribution_steps: int = Field(0, ge=0, le=200, description="Steps of the local attribution map; 0 leaves it out.")
@@ -345,18 +345,31 @@ def safe_name(name: str | None) -> str:
 
 
 def _models(settings: Settings) -> dict[str, Any]:
+    from nlsr.weights import attentions, find, looked_into
     from nlsr.weights.catalogue import available, family, known_files
 
     known = {each.model: each for each in known_files()}
     named = [
-        {"name": name, "scale": known[name].scale, "network": known[name].network, "licence": known[name].licence}
-        for name in available()
+        {
+            "name": name,
+            "scale": known[name].scale,
+            "network": known[name].network,
+            "licence": known[name].licence,
+            "attention": attentions(path),
+        }
+        for name, path in available().items()
     ]
-    own = [{"name": name, "scale": None, "network": None, "licence": "yours"} for name in settings.models]
+    own = [
+        {"name": name, "scale": None, "network": None, "licence": "yours", "attention": attentions(path)}
+        for name, path in settings.models.items()
+    ]
     families = dict.fromkeys(str(each["name"]).rpartition("-x")[0] for each in named)
     return {
         "default": DEFAULT_MODEL,
-        "families": [{"name": name, "scales": list(family(name))} for name in families],
+        "explained": looked_into(),
+        "families": [
+            {"name": name, "scales": list(family(name)), "attention": attentions(find(name))} for name in families
+        ],
         "models": own + named,
         "formats": list(FORMATS),
     }
@@ -365,6 +378,8 @@ def _models(settings: Settings) -> dict[str, Any]:
 def _explained(
     form: ExplainForm, jobs: Jobs, explorer: Explorer, folder: Path | None, cancelled: threading.Event
 ) -> dict[str, Any]:
+    from nlsr.weights import looked_into
+
     if form.job is not None:
         job = jobs.get(form.job)
         id = explorer.add(job.picture, key=job.id)
@@ -372,10 +387,9 @@ def _explained(
         id = explorer.add(folder / PICTURE)
     else:
         id = form.picture or ""
-    at = form.x, form.y
-    told = explorer.ask(id, at, model=form.model, affinity=form.affinity, count=form.count, cancelled=cancelled)
-    steps = form.attribution_steps
-    attribution = explorer.attribution(id, at, model=form.model, steps=steps, cancelled=cancelled) if steps else None
+    at, model, steps = (form.x, form.y), form.model or looked_into(), form.attribution_steps
+    told = explorer.ask(id, at, model=model, affinity=form.affinity, count=form.count, cancelled=cancelled)
+    attribution = explorer.attribution(id, at, model=model, steps=steps, cancelled=cancelled) if steps else None
     return told | {"attribution": attribution}
 
 

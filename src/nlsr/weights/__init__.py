@@ -13,10 +13,10 @@ from nlsr.extras import installing
 from nlsr.networks import Network
 from nlsr.weights.averaging import average
 from nlsr.weights.catalogue import available, downloads, family, packaged, place
-from nlsr.weights.checkpoint import build, is_ours, read_tensors, save_network
+from nlsr.weights.checkpoint import attentions, build, is_ours, read_tensors, save_network
 from nlsr.weights.detect import UnknownNetwork, build_published
 
-__all__ = ["average", "family", "find", "load", "packaged", "save_network"]
+__all__ = ["attentions", "average", "family", "find", "load", "looked_into", "packaged", "save_network"]
 
 
 def load(model: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu", **settings: Any) -> Network:
@@ -85,3 +85,10 @@ def find(model: str | Path, *, scale: int | None = None) -> Path:
     if get := [name for name in downloads() if str(model) in (name, name.rpartition("-x")[0])]:
         raise ModelNotFoundError(f"{model} is not on this machine; get it with: nlsr weights get {get[-1]}")
     raise ModelNotFoundError(f"no model is named '{model}' and no such file exists; there are: {', '.join(known)}")
+
+
+def looked_into() -> str:
+    """The model whose attention is looked at where none is named: the default, or if it has none, the first family of
+    weights inside the package that has; the default again if there is no such family."""
+    families = dict.fromkeys(name.rpartition("-x")[0] for name in packaged())
+    return next((name for name in (DEFAULT_MODEL, *families) if attentions(find(name))), DEFAULT_MODEL)

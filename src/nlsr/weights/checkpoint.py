@@ -126,6 +126,26 @@ def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
     Raises: CheckpointError if its metadata or tensors do not fit; every mismatch is named.
     """
+    return fill(path, _untrained(path, metadata), tensors)
+
+
+def attentions(path: str | Path) -> list[str] | None:
+    """What matches in the network of one of our files, by name and in order, found without reading its tensors.
+
+    Empty for a network without attention, None for a file that does not say what it holds.
+    """
+    metadata = read_metadata(path)
+    if not is_ours(metadata):
+        return None
+    try:
+        with torch.device("meta"):
+            return [operator_name(operator) for operator in _untrained(path, metadata).operators()]
+    except CheckpointError:
+        return None
+
+
+def _untrained(path: str | Path, metadata: dict[str, str]) -> Network:
+    """The network that the metadata of one of our files describes. Raises: CheckpointError, as `build`."""
     name = metadata.get("network", "")
     if metadata["format"] != FORMAT or name not in NETWORKS:
         raise CheckpointError(
@@ -137,7 +157,7 @@ def build(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         network.joined_patches = int(metadata.get("joined_patches", 1))
     except (TypeError, ValueError, KeyError, NlsrError) as error:
         raise CheckpointError(f"{path}: the config inside does not fit {name} ({error})") from error
-    return fill(path, network, tensors)
+    return network
 
 
 def fill(path: str | Path, network: Network, tensors: dict[str, Tensor]) -> Network:

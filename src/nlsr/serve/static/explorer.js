@@ -11,6 +11,7 @@ export class Explorer {
   constructor(viewer, elements) {
     Object.assign(this, { viewer, ...elements }); // pixel (a form), told, sources, follow (a button)
     this.answers = []; // one for each model that is shown
+    this.offered = ""; // the model that is offered where one has no attention
     this.known = new Map(); // what the server calls a picture: by job, or by file
     this.open(null);
     viewer.pick = (x, y) => {
@@ -147,8 +148,24 @@ export class Explorer {
     list.setAttribute("aria-label", `The pixels that ${answer.at.join(",")} draws on most in ${answer.model}`);
     const title = document.createElement("h3");
     title.append(this.#thumbnail({ x: answer.at[0], y: answer.at[1] }), `${answer.model}: pixel ${answer.at.join(",")}`);
-    section.append(title, list);
+    section.append(title, isBare(answer) ? this.#ways(answer, half) : list);
     return section;
+  }
+
+  // What can be looked at instead, where a network has no attention.
+  #ways(answer, half) {
+    const row = Object.assign(document.createElement("p"), { className: "row" });
+    const way = (text, name, value) => {
+      const button = Object.assign(document.createElement("button"), { textContent: text });
+      button.addEventListener("click", () => {
+        this.pixel[name].value = value;
+        this.explain(...this.at);
+      });
+      row.append(button);
+    };
+    way("Show local attribution", "layer", "attribution");
+    if (this.offered !== answer.model) way(`Look into ${this.offered}`, ["model", "beside"][half], this.offered);
+    return row;
   }
 
   // The surroundings of a pixel, magnified; the pixel itself is framed.
@@ -210,6 +227,8 @@ export class Explorer {
   }
 }
 
+const isBare = (answer) => !answer.affinity && answer.layer !== "attribution";
+
 const strongest = (answer) => answer.layer === "attribution" ? [] : (answer.affinity?.strongest ?? []);
 
 function words(answer) {
@@ -218,7 +237,7 @@ function words(answer) {
     const index = answer.attribution.diffusion_index;
     return `${where}: local attribution, diffusion index ${index === null ? "unknown in a flat picture" : index.toFixed(2)}`;
   }
-  if (!answer.affinity) return `${where}: this network has no attention; local attribution shows what it uses`;
+  if (isBare(answer)) return `${where}: this network has no attention; local attribution shows what it draws on`;
   const { operator, group, groups_are: groups, reach, reach_is: name } = answer.affinity;
   const [first] = strongest(answer);
   return `${where}: ${operator} attention draws most on ${first ? `${first.x},${first.y}` : "nothing"}`

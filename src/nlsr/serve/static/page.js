@@ -48,11 +48,14 @@ function askedJson() {
 
 async function fillOptions() {
   const known = await askJson("/api/models");
-  const names = [...known.families.map((family) => family.name), ...known.models.map((model) => model.name)];
-  for (const select of [options.model, find("pixel").model, find("pixel").beside]) {
-    select.append(...names.map((name) => new Option(name, name)));
+  const models = [...known.families, ...known.models];
+  const { model, beside } = find("pixel");
+  options.model.append(...models.map(({ name }) => new Option(name, name)));
+  for (const select of [model, beside]) {
+    select.append(...models.map(({ name, attention }) => new Option(attention?.length === 0 ? `${name} (no attention)` : name, name)));
   }
-  options.model.value = find("pixel").model.value = known.default;
+  options.model.value = known.default;
+  model.value = explorer.offered = known.explained;
   options.format.append(...known.formats.map((name) => new Option(name, name)));
 }
 
