@@ -171,9 +171,9 @@ def run(
     if not tasks:
         return
     room = Room.of(upscaler, most=workers)
+    count = room.workers()
     _check_nodes(_differing, _versions(), _precisions(upscaler), *_choosing(upscaler))
     _check_places(manifest.folder, tasks[0].source, staging)
-    count = room.workers()
     ours = {task.target for task in tasks if may_begin(task, saving, manifest, staging)}
     manifest.begin(*sorted(ours))
     size = max(1, min(GROUP, len(tasks) // (4 * count)))

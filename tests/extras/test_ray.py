@@ -192,7 +192,7 @@ def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluste
     monkeypatch.setattr(batches, "ATTEMPTS", 0)
     upscaler = Upscaler(deadly, model_scale=2, memory="200MiB", tile="none")
     with batches.cluster(cluster), Manifest(tmp_path / "out", {}, resume=False) as manifest:
-        results = list(batches.run(upscaler, tasks, Saving(make_folders=True), manifest=manifest))
+        results = list(batches.run(upscaler, tasks, Saving(make_folders=True), manifest=manifest, workers=1))
     failed = [done for done in results if done.status == "failed"]
     assert [(done.task.source.stem, done.reason.split(",")[0]) for done in failed] == [
         ("002", "ended every worker that it was given to")
@@ -214,7 +214,8 @@ def test_a_job_reaches_for_no_other_machine(model, tmp_path):
     lends = shutil.which("unshare") and subprocess.run([*lent, "true"], stderr=subprocess.DEVNULL, check=False)
     path = os.pathsep.join([str(Path(__file__).parent / "watched"), os.environ.get("PYTHONPATH", "")])
     log = tmp_path / "watched.txt"
-    words = ("upscale", pictures(tmp_path / "in", 3), "-o", tmp_path / "out", "-m", model, *BUDGET, "--ray", "local")
+    source, out = pictures(tmp_path / "in", 3), tmp_path / "out"
+    words = ("upscale", source, "-o", out, "-m", model, *BUDGET, "--ray", "local", "--workers", "1")
     done = subprocess.run(
         [*(lent if lends and lends.returncode == 0 else ()), *command(*words)],
         check=False,
@@ -223,7 +224,7 @@ def test_a_job_reaches_for_no_other_machine(model, tmp_path):
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(tree(tmp_path / "out")) == 3
+    assert len(tree(out)) == 3
     told = log.read_text()
     assert "default_worker.py" in told
     # When it starts, Ray asks where clouds tell machines about themselves; that cannot be switched off.
