@@ -139,7 +139,11 @@ def cluster(address: str) -> Iterator[None]:
         if "Version mismatch" in str(error):
             told = " ".join(str(error).split())
             raise UsageError(f"`ray={address}`: {told}; install the same Ray and Python on all machines") from error
-        raise UsageError(f"`ray={address}`: {_reason(error)}; `ray=local` starts Ray on this machine") from error
+        nowhere = address == "auto" and isinstance(error, ConnectionError)
+        reason = "expected Ray to run on this machine, but it does not" if nowhere else _reason(error)
+        raise UsageError(
+            f"`ray={address}`: {reason}; give the address of its head, like head:6379, or start it here by `ray=local`"
+        ) from error
     interrupts.listen()  # Ray takes signals for itself
     try:
         yield

@@ -128,7 +128,11 @@ def test_rows_of_a_dataset_are_enlarged_and_bad_ones_say_why(cluster, model):
     assert bad["error"].startswith("expected PNG, JPEG")
 
 
-def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, cluster, model, tmp_path):
+def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, cluster, model, tmp_path, monkeypatch):
+    def refuse(**_):
+        """As Ray does where it does not run, in words of its own."""
+        raise ConnectionError("Please specify the one to connect to by setting `--address` flag")
+
     source = pictures(tmp_path / "in", 2)
     out = tmp_path / "out"
     with socket.socket() as closed:
@@ -146,6 +150,10 @@ def test_what_cannot_be_is_said_in_one_line_before_anything_is_begun(nlsr, clust
             assert (code, len(err.splitlines())) == (2, 1), err
             assert told in err
     assert tree(out) == {}
+    with monkeypatch.context() as without:
+        without.setattr("ray.init", refuse)
+        code, _, err = nlsr("upscale", source, "-o", out, "-m", model, "--ray")
+    assert (code, "expected Ray to run on this machine, but it does not; give the address" in err) == (2, True), err
     code, _, err = nlsr("upscale", source / "above" / "000.png", "-m", model, "--ray", cluster)
     assert (code, "expected -o FOLDER" in err) == (2, True)
 

@@ -94,6 +94,18 @@ def test_credentials_that_expire_end_a_batch_which_continues_with_others(nlsr, s
     assert tree(f"s3://{bucket}/out") == tree(tmp_path / "out")
 
 
+def test_a_picture_that_cannot_be_had_is_named_once_in_a_line(nlsr, bucket, model, tmp_path, monkeypatch):
+    def gone(*_, **__):
+        raise FileNotFoundError("it was removed after it was listed")
+
+    there = copied(pictures(tmp_path / "in", 2), f"s3://{bucket}/in")
+    monkeypatch.setattr(fsspec.filesystem("s3"), "get_file", gone)
+    code, out, err = nlsr("upscale", there, "-o", f"{there}/out", "-m", model, "--json")
+    assert code == 1
+    assert [line.count("000.png") for line in err.splitlines() if "000.png" in line] == [1, 1], err
+    assert json.loads(out.splitlines()[0])["error"].startswith("expected a file or folder, but there is none")
+
+
 @pytest.mark.parametrize(("kind", "package"), [("gs", "gcsfs"), ("hf", "huggingface_hub"), ("az", "adlfs")])
 def test_what_a_kind_of_address_needs_is_named(nlsr, tmp_path, monkeypatch, kind, package):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed

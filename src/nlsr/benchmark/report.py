@@ -19,7 +19,7 @@ def operators_table(rows: list[Measurement]) -> str:
         lines = [["operator", *(f"{size}²" for size in sizes), "time ~ pixels^", "memory ~", "multiply-adds ~"]]
         for name in dict.fromkeys(row.operator for row in chosen):
             own = [row for row in chosen if row.operator == name]
-            grown = [f"{exponent(own, quantity):.2f}" for quantity in ("seconds", "peak_bytes", "multiply_adds")]
+            grown = [_power(exponent(own, quantity)) for quantity in ("seconds", "peak_bytes", "multiply_adds")]
             lines.append([name, *(_cell(row) for row in sorted(own, key=lambda row: row.size)), *grown])
         title = "Forward" if what == "forward" else "Forward and backward"
         parts.append(f"{title}, {chosen[0].channels} channels: seconds / MiB\n\n{markdown(lines)}")
@@ -96,6 +96,11 @@ def recall_table(rows: list[Recall]) -> str:
 
 def _cell(row: Measurement) -> str:
     return row.failure or f"{row.seconds:.3g} / {row.peak_bytes / 2**20:.0f}"
+
+
+def _power(number: float) -> str:
+    """Empty where fewer than two sizes were measured."""
+    return "" if math.isnan(number) else f"{number:.2f}"
 
 
 def _saving(less: Measurement | None, more: Measurement) -> str:

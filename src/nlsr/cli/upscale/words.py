@@ -50,7 +50,7 @@ class Words:
         if self.num_pictures == 1:
             raise done.error
         self.stopped_by = self.stopped_by or done.ends_all
-        self.failures.append(f"{source}: {self.standard.said(done.reason)}")
+        self.failures.append(f"{source}: {self._reason(done)}")
         print(f"upscale: {self.failures[-1]}", file=sys.stderr)
 
     def end(self, *, can_resume: bool) -> None:
@@ -87,12 +87,19 @@ class Words:
             "plan": plan.as_dict() if plan else None,
             "seconds": round(done.outcome.seconds, 3) if done.outcome else None,
             "notes": list(done.notes),
-            "error": self.standard.said(done.reason) or None,
+            "error": self._reason(done) or None,
         }
         if difference is not None:
             psnr = round(difference.psnr, 3) if math.isfinite(difference.psnr) else None
             content["tiled_against_whole"] = {"psnr": psnr, "largest": difference.largest}
         return json.dumps(content)
+
+    def _reason(self, done: "Done") -> str:
+        """Why it failed, without its name in front, which a storage gives too."""
+        from nlsr.images import one_line
+
+        source, reason = map(self.standard.said, (one_line(done.task.source), done.reason))
+        return reason.removeprefix(f"{source}: ")
 
     def _path(self, name: str, path: Path) -> dict[str, str]:
         """A path as text, and its bytes too where they are no text."""
