@@ -146,7 +146,7 @@ def test_what_takes_too_long_is_a_row_and_larger_maps_are_not_tried(nlsr, monkey
     words = ["dense", "--size", 16, "--size", 24, "--repeats", 1]
     code, out, _ = nlsr("benchmark", "operators", *words)
     assert code == 0
-    assert "| dense | more than 120 s | not tried: a smaller map failed | nan | nan | nan |" in out
+    assert "| dense | more than 120 s | not tried: a smaller map failed |  |  |  |" in out
 
 
 def slow(self, request, *arguments, limit):
