@@ -138,27 +138,31 @@ def start_long(page):
 
 def found_by_axe(page, name):
     """What axe-core finds in both colour schemes, at both widths."""
-    if not page.evaluate("typeof axe === 'object'"):
-        page.evaluate(axe.AXE_SCRIPT)
     found = []
     for scheme in ("light", "dark"):
         for viewport in (WIDE, PHONE):
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size(viewport)
-            drawn(page)
-            result = page.evaluate("axe.run({ resultTypes: ['violations'] })")
-            found += [
-                (name, scheme, viewport["width"], each["id"], each["impact"], [node["html"] for node in each["nodes"]])
-                for each in result["violations"]
-            ]
-            assert len(result["passes"]) > 20
-            too_wide = page.evaluate("document.documentElement.scrollWidth") > viewport["width"]
-            found += [(name, viewport["width"], "has to be scrolled sideways")] if too_wide else []
+            found += found_now(page, f"{name}, {scheme}, {viewport['width']}")
     keep(page, f"{name}-phone-dark")
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(WIDE)
     keep(page, name)
     return found
+
+
+def found_now(page, name):
+    """What axe-core finds in the page as it is."""
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate(axe.AXE_SCRIPT)
+    drawn(page)
+    result = page.evaluate("axe.run({ resultTypes: ['violations'] })")
+    assert len(result["passes"]) > 20
+    found = [
+        (name, each["id"], each["impact"], [node["html"] for node in each["nodes"]]) for each in result["violations"]
+    ]
+    too_wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    return [*found, (name, "has to be scrolled sideways")] if too_wide else found
 
 
 def test_axe_finds_nothing_in_any_state(page, server):
@@ -173,15 +177,19 @@ def test_axe_finds_nothing_in_any_state(page, server):
     page.click("#queue .show")
     page.locator("#caption", has_text="cat.png, 451×300 beside 902×600").wait_for()
     found += found_by_axe(page, "refused")
-    for mode in ("slider", "side", "blink"):
+    for mode in ("side", "blink"):
         page.click(f"[data-mode={mode}]")
-        found += found_by_axe(page, mode)
+        found += found_now(page, mode)
+        keep(page, mode)
     page.click("[data-mode=explain]")
     page.select_option("#pixel select[name=model]", "tiny")
     page.select_option("#pixel select[name=beside]", "other")
     ask(page, 189, 128)
     page.locator("#told", has_text="other, pixel 189,128").wait_for()
     found += found_by_axe(page, "explain")
+    page.select_option("#pixel select[name=beside]", "plain")
+    page.locator("#told", has_text="plain, pixel 189,128: this network has no attention").wait_for()
+    found += found_now(page, "no attention")
     assert found == []
 
 
@@ -313,6 +321,7 @@ def test_full_screen_is_entered_and_left(compared):
     page.locator("#full", has_text="Leave full screen").wait_for()
     assert page.locator("#canvas").bounding_box()["height"] > 0.7 * page.evaluate("innerHeight")
     keep(page, "full-screen")
+    assert found_now(page, "full screen") == []
     page.locator("#canvas").focus()
     page.keyboard.press("f")
     page.wait_for_function("() => document.fullscreenElement === null")
@@ -335,6 +344,7 @@ def test_pictures_are_pasted_and_dropped(page):
     page.locator("#caption", has_text="pasted.png, 80×60, not yet enlarged").wait_for()
     assert page.evaluate(give, ["dragover", "", []])
     keep(page, "dragging")
+    assert found_now(page, "dragging") == []
     assert page.evaluate(give, ["drop", "dropped.png", content])  # the browser would leave the page
     page.locator("#caption", has_text="dropped.png, 80×60, not yet enlarged").wait_for()
     page.locator("#estimate", has_text="80×60 to 160×120 and 1 more").wait_for()
@@ -388,6 +398,7 @@ def test_what_is_in_view_is_previewed_before_the_whole_is_computed(page):
     page.locator("#caption", has_text="The framed 192×192 pixels as they will be").wait_for()
     assert seen(page, 0.25) != seen(page, 0.75)
     keep(page, "preview")
+    assert found_now(page, "preview") == []
     page.click("#actual")
     for _ in range(5):
         page.click("#in")
@@ -407,7 +418,8 @@ def test_progress_moves_within_a_tile_the_queue_survives_a_reload_and_a_job_is_c
     assert job["estimate"]["tiles"] == 1
     page.wait_for_function("() => document.querySelector('#queue progress').value > 0")
     page.locator("#queue .running .state", has_text="left").wait_for()
-    found = found_by_axe(page, "running")
+    found = found_now(page, "running")
+    keep(page, "running")
     page.reload()
     page.locator("#queue .running", has_text="cat.png").wait_for()
     page.click("#queue .show")
@@ -435,12 +447,14 @@ def test_what_is_refused_stays_with_the_reason_and_the_others_are_sent(page, ser
     page.click("#enlarge")
     page.locator("#message", has_text="expected at most 9 jobs of one address").wait_for()
     keep(page, "full-queue")
+    assert found_now(page, "full queue") == []
 
 
 def test_the_page_waits_for_a_server_that_is_away(page):
     page.route("**/api/events", lambda route: route.abort())
     page.reload()
     page.locator("#away", has_text="The server does not answer").wait_for()
+    assert found_now(page, "away") == []
     page.unroute("**/api/events")
     page.wait_for_function("() => document.querySelector('#away').textContent === ''")
 
