@@ -55,6 +55,20 @@ def recorded_pan():
     return network, record(network)
 
 
+@torch.no_grad()
+def test_weights_may_lie_in_memory_as_they_like(tmp_path):
+    network = small("smfanet")
+    for weight in network.parameters():
+        if weight.dim() == 4:  # channels last, also where only a stride of one channel says so
+            inputs, height, width = weight.shape[1:]
+            strides = height * width * inputs, 1, width * inputs, inputs
+            weight.data = torch.empty_strided(weight.shape, strides).copy_(weight)
+    depthwise = network.blocks[0].modulation.pooled.weight
+    export(network, tmp_path / "a.pt2", to="pt2")
+    assert network.blocks[0].modulation.pooled.weight is depthwise
+    assert depthwise.stride() == (9, 1, 3, 1)
+
+
 def test_a_file_says_what_it_holds(tmp_path):
     network = small("pan")
     export(network, tmp_path / "a.pt2", to="pt2", card={"steps": 7})

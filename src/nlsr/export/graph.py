@@ -1,6 +1,7 @@
 """The graph of a network: what torch records of it for any batch, height and width."""
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
     """The graph of a network in eval mode. Raises: UsageError with the operation and the reason if it has none."""
     check_exportable(network)
     name = name_of(network)
+    network = _in_rows(network)
     sides = {"height": Dim("height", min=1, max=LARGEST_SIDE), "width": Dim("width", min=1, max=LARGEST_SIDE)}
     free = {0: Dim("batch", min=1), 2: sides["height"], 3: sides["width"]}
     try:
@@ -45,6 +47,14 @@ def check_exportable(network: Network) -> None:
     for operator in network.operators():
         if operator.no_graph:
             raise UsageError(f"{name} cannot be exported: its attention {type(operator).__name__} {operator.no_graph}")
+
+
+def _in_rows(network: Network) -> Network:
+    """A copy whose weights lie row by row: from another layout torch would conclude laws for the sides of pictures."""
+    network = copy.deepcopy(network)
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    return network
 
 
 class HalfWeights(nn.Module):
