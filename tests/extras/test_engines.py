@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 
 import jaxtyping
@@ -25,6 +26,9 @@ from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import example
 from nlsr.images import Picture
 from nlsr.networks import PRESETS, PANConfig
+from nlsr.serve.asked import Asked
+from nlsr.serve.computing import Computing
+from nlsr.serve.settings import Settings
 from nlsr.upscale.identity import identity
 from nlsr.weights import save_network
 
@@ -229,3 +233,20 @@ def test_commands_take_an_engine(nlsr, tmp_path):
     assert (code, err) == (0, "")
     assert "whole by onnxruntime" in out
     assert nlsr("evaluate", "--data", tmp_path / "in", *model)[0] == 0
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_server_computes_with_an_engine(tmp_path, engine):
+    save_network(tmp_path / "small.safetensors", small("pan"))
+    Image.radial_gradient("L").resize((40, 30)).convert("RGB").save(tmp_path / "a.png")
+    results = []
+    for name in ("torch", engine):
+        computing = Computing(Settings(models={"small": tmp_path / "small.safetensors"}, engine=name))
+        waiting = {"cancelled": threading.Event(), "report": lambda part: None}
+        asked = Asked(model="small", precision="fp32")
+        done = computing.upscale(tmp_path / "a.png", tmp_path / f"{name}.png", asked, **waiting)
+        assert done.error is None
+        with Image.open(tmp_path / f"{name}.png") as image:
+            results.append(torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int())
+        assert computing.upscaler(asked).engine_name == name
+    assert abs(results[0] - results[1]).max() <= 1

@@ -586,13 +586,28 @@ def test_the_server_starts_without_what_computes():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_an_engine_that_is_not_there_is_said_before_anything_begins(model):
-    command = [sys.executable, "-m", "nlsr", "serve", "--port", "0", "-m", str(model), "--engine", "steam"]
+def test_an_engine_that_is_not_there_is_said_before_anything_begins(shared, model):
+    command = [sys.executable, "-m", "nlsr", "serve", "--port", str(shared.port), "-m", str(model), "--engine", "steam"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stderr) == (
         2,
         "serve: --engine steam: expected auto, torch, onnxruntime, openvino\n",
     )
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_that_is_missing_is_said_with_what_installs_it(shared, model, engine):
+    missing = f"""
+import importlib.util as util, sys
+find_spec = util.find_spec
+util.find_spec = lambda name, *more: None if name == {engine!r} else find_spec(name, *more)
+from nlsr.cli import main
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", missing, "serve", "--port", str(shared.port), "-m", str(model), "--engine", engine]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert re.fullmatch(f"serve: this needs '{engine}'; install it with: .*pip install .*\n", refused.stderr)
 
 
 @pytest.mark.parametrize(
