@@ -10,15 +10,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from nlsr.errors import RecipeError
-from nlsr.train.data import Batches, Pairs
+from nlsr.train.data import Batches, Pairs, Places
 from nlsr.train.recipe import Recipe, Stage
 
 
-class Course(Dataset[tuple[Tensor, ...]]):
+class Course(Dataset[tuple[Tensor, ...] | Places]):
     """Part p of the batch of step s has number s * accumulate + p; each rank gets its share of it."""
 
-    def __init__(self, recipe: Recipe, pairs: Pairs, *, rank: int = 0, ranks: int = 1) -> None:
-        """Raises: RecipeError if a batch cannot be divided, or no image holds a patch of some stage."""
+    def __init__(self, recipe: Recipe, pairs: Pairs, *, cut: bool = True, rank: int = 0, ranks: int = 1) -> None:
+        """
+        Args:
+            cut: give patches; otherwise the places where they may be cut.
+        Raises: RecipeError if a batch cannot be divided, or no image holds a patch of some stage.
+        """
+        self.cut = cut
         self.accumulate, stages = recipe.training.accumulate, recipe.training.stages
         multiple = ranks * self.accumulate * recipe.training.joined_patches
         for stage in stages:
@@ -33,9 +38,14 @@ class Course(Dataset[tuple[Tensor, ...]]):
             [_batches(recipe, pairs, stage, share, ranks * self.accumulate) for share in shares] for stage in stages
         ]
 
-    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, number: int) -> tuple[Tensor, ...] | Places:
         step, part = divmod(number, self.accumulate)
-        return self.stages[bisect_right(self.firsts, step) - 1][part][step]
+        batches = self.stages[bisect_right(self.firsts, step) - 1][part]
+        return batches[step] if self.cut else batches.places(step)
+
+    def patch_size(self, step: int) -> int:
+        """Side of the low-res patches of a step, in pixels."""
+        return self.stages[bisect_right(self.firsts, step) - 1][0].patch_size
 
 
 def _batches(recipe: Recipe, pairs: Pairs, stage: Stage, share: int, shares: int) -> Batches:

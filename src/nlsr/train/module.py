@@ -27,7 +27,7 @@ from nlsr.networks import Network
 from nlsr.networks.network import Observed
 from nlsr.train.checkpoints import check_same_run, save_batch
 from nlsr.train.course import Course, Numbers
-from nlsr.train.data import Pairs
+from nlsr.train.data import Pairs, Places, Resident, fits
 from nlsr.train.likeness import likeness
 from nlsr.train.losses import PIXEL_LOSSES
 from nlsr.train.optimizers import averaged, build_optimizer, build_schedule
@@ -89,11 +89,15 @@ class Training(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         settings = self.recipe.training
-        course = Course(self.recipe, self.pairs, rank=self.global_rank, ranks=self.trainer.world_size)
+        resident = self.recipe.data.plain and fits(self.pairs, self.device)
+        self.resident = Resident(self.pairs, self.device) if resident else None
+        self.course = Course(
+            self.recipe, self.pairs, cut=not resident, rank=self.global_rank, ranks=self.trainer.world_size
+        )
         num_workers = self.recipe.data.num_workers(self.trainer.num_devices)
         numbers = Numbers(self.global_step * settings.accumulate, settings.steps * settings.accumulate)
         return DataLoader(
-            course,
+            self.course,
             batch_size=None,
             sampler=numbers,
             num_workers=num_workers,
@@ -101,6 +105,12 @@ class Training(lightning.LightningModule):
             persistent_workers=num_workers > 0,
             worker_init_fn=_deaf,
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Patches, which were cut before, or are cut here of images that lie on the device."""
+        if self.resident is None:
+            return batch
+        return self.resident.cut(Places(*batch), self.course.patch_size(self.global_step))
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.network.parameters(), self.recipe.training)

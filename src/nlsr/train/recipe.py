@@ -83,6 +83,13 @@ class DataSection(Section):
             raise ValueError("augmentation.cut_clean needs the section data.degradation")
         return self
 
+    @property
+    def plain(self) -> bool:
+        """Whether patches are cut from the pairs as they are, and at most flipped and turned."""
+        changes = self.augmentation
+        changed = changes.zoom or changes.permute_colours or changes.cut_mix
+        return self.degradation is None and not changed
+
     def num_workers(self, processes: int) -> int:
         """Processes that make batches beside the training: making low-res patches takes a tenth of a step or more.
 

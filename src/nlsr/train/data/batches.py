@@ -3,11 +3,11 @@
 Because a batch depends on nothing else, a resumed run sees exactly what an uninterrupted one sees.
 """
 
-import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +22,17 @@ CONTEXT = 8
 """Low-res pixels around a patch that are degraded with it and then cut off, so that its borders are no borders."""
 
 PLAIN = AugmentationSection()
+
+
+class Places(NamedTuple):
+    """Where the patches of a batch may be cut: for each of b patches k places, of which one is taken."""
+
+    images: Int[Tensor, "b k"]
+    """Numbers of pairs."""
+    corners: Int[Tensor, "b k 2"]
+    """First rows and columns, in low-res pixels."""
+    turns: Int[Tensor, " b"]
+    """Symmetries of the square, see `flip_and_turn`."""
 
 
 class Batches(Dataset[tuple[Tensor, ...]]):
@@ -53,9 +64,9 @@ class Batches(Dataset[tuple[Tensor, ...]]):
             augmentation: how patches are varied; by default flipped and turned.
         Raises: RecipeError if no image is large enough or the batch cannot be divided by the ranks.
         """
-        sizes = pairs.sizes
-        usable = [i for i, size in enumerate(sizes) if min(size) >= patch_size]
-        if not usable:
+        self.sizes = np.array(pairs.sizes)
+        usable = np.flatnonzero(self.sizes.min(axis=1) >= patch_size)
+        if not len(usable):
             raise RecipeError(
                 f"no training image holds a patch of {patch_size}x{patch_size} low-res pixels "
                 f"({patch_size * pairs.scale} high-res); use a smaller training.patch_size or larger images"
@@ -66,52 +77,54 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         self.degradation, self.augmentation = degradation, augmentation
         self.patch_size, self.batch_size, self.seed = patch_size, batch_size, seed
         self.most_detailed_of = most_detailed_of
-        self.mine = slice(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
-        areas = np.array([math.prod(sizes[i]) for i in usable], dtype=np.float64)
+        self.mine = range(rank * batch_size // ranks, (rank + 1) * batch_size // ranks)
+        areas = self.sizes[usable].prod(axis=1).astype(np.float64)
         self.chances = areas / areas.sum()
 
     def __getitem__(self, step: int) -> tuple[Float[Tensor, "b 3 _h _w"], ...]:
+        patches = []
+        for number, *place, turn in zip(self.mine, *(part.tolist() for part in self.places(step)), strict=True):
+            generator = np.random.default_rng([self.seed, step, 1 + number])
+            patches.append(self._patch(*self._most_detailed(*place), turn, generator))
+        return tuple(torch.stack(part).float().div_(255) for part in zip(*patches, strict=True))
+
+    def places(self, step: int) -> Places:
+        """Where the patches of this rank may be cut, `most_detailed_of` places for each."""
         generator = np.random.default_rng([self.seed, step])
         shape = self.batch_size, self.most_detailed_of
         images = generator.choice(self.usable, shape, p=self.chances)
-        places, turns = generator.random((*shape, 2)), generator.integers(8, size=self.batch_size)
-        patches = [
-            self._patch(
-                *self._most_detailed(images[i], places[i]),
-                int(turns[i]),
-                np.random.default_rng([self.seed, step, 1 + i]),
-            )
-            for i in range(self.batch_size)[self.mine]
-        ]
-        return tuple(torch.stack(part).float().div_(255) for part in zip(*patches, strict=True))
+        corners = self._corners(images, generator.random((*shape, 2)))
+        turns = generator.integers(8, size=self.batch_size) * self.augmentation.flips_and_turns
+        mine = slice(self.mine.start, self.mine.stop)
+        return Places(*(torch.from_numpy(part[mine]) for part in (images, corners, turns)))
 
-    def _most_detailed(self, images: np.ndarray, places: np.ndarray) -> tuple[int, np.ndarray]:
-        """That image and place of those given whose low-res pixels differ most from their neighbours."""
-        if len(images) == 1:
-            return int(images[0]), places[0]
-        details = [self._detail(int(image), place) for image, place in zip(images, places, strict=True)]
-        best = int(np.argmax(details))
-        return int(images[best]), places[best]
+    def _corners(self, images: Any, shares: np.ndarray) -> np.ndarray:
+        """The first row and column of patches whose places are shares of those that there are."""
+        corners: np.ndarray = (shares * (self.sizes[images] - self.patch_size + 1)).astype(np.int64)
+        return corners
 
-    def _detail(self, index: int, place: np.ndarray) -> float:
-        """The mean difference between neighbouring pixels of a low-res patch, in 8-bit steps."""
-        low = self.pairs[index][0]
-        top, left = self._corner(low, place)
-        patch = low[:, top : top + self.patch_size, left : left + self.patch_size].float()
-        return float(patch.diff(dim=1).abs().mean() + patch.diff(dim=2).abs().mean())
+    def _most_detailed(self, images: list[int], corners: list[list[int]]) -> tuple[int, list[int]]:
+        """That image and corner of those given whose low-res pixels differ most from their neighbours."""
+        best = 0
+        if len(images) > 1:
+            best = int(np.argmax([self._detail(*place) for place in zip(images, corners, strict=True)]))
+        return images[best], corners[best]
 
-    def _corner(self, low: Tensor, place: np.ndarray) -> tuple[int, int]:
-        """The first row and column of the patch whose place is a share of those that there are."""
-        rows, columns = (int(p * (side - self.patch_size + 1)) for p, side in zip(place, low.shape[1:], strict=True))
-        return rows, columns
+    def _detail(self, index: int, corner: list[int]) -> int:
+        """The sum of all differences between neighbouring pixels of a low-res patch, in 8-bit steps."""
+        top, left = corner
+        patch = self.pairs[index][0][:, top : top + self.patch_size, left : left + self.patch_size]
+        return int(detail(patch.to(torch.int16)))
 
-    def _patch(self, index: int, place: np.ndarray, turn: int, generator: np.random.Generator) -> list[Tensor]:
+    def _patch(self, index: int, corner: list[int], turn: int, generator: np.random.Generator) -> list[Tensor]:
         """Low-res, high-res and perhaps taught, augmented; `generator` decides what the other arguments do not."""
         settings = self.augmentation
-        images = self._cut(index, place, turn, generator)
+        images = self._cut(index, corner, turn, generator)
         if settings.cut_mix and generator.random() < settings.cut_mix:
             other = int(generator.choice(self.usable, p=self.chances))
-            others = self._cut(other, generator.random(2), int(generator.integers(8)), generator)
+            corner = self._corners(other, generator.random(2)).tolist()
+            turn = int(generator.integers(8)) * settings.flips_and_turns
+            others = self._cut(other, corner, turn, generator)
             rectangle = random_rectangle(self.patch_size, generator)
             factors = [1] + [self.pairs.scale] * (len(images) - 1)
             both = zip(images, others, factors, strict=True)
@@ -121,11 +134,11 @@ class Batches(Dataset[tuple[Tensor, ...]]):
             images = [image[channels] for image in images]
         return images
 
-    def _cut(self, index: int, place: np.ndarray, turn: int, generator: np.random.Generator) -> list[Tensor]:
+    def _cut(self, index: int, corner: list[int], turn: int, generator: np.random.Generator) -> list[Tensor]:
         """A patch of one image, degraded or plain, flipped and turned."""
         low, high = self.pairs[index]
         size, scale = self.patch_size, self.pairs.scale
-        top, left = self._corner(low, place)
+        top, left = corner
         whole = slice(top * scale, (top + size) * scale), slice(left * scale, (left + size) * scale)
         taught = [self.pairs.taught(index)[:, *whole]] if self.pairs.teacher else []
         degradation = self.degradation
@@ -136,9 +149,7 @@ class Batches(Dataset[tuple[Tensor, ...]]):
             high = high[:, *whole]
         else:
             low, high = self._made(high, top, left, degradation, generator)
-        if self.augmentation.flips_and_turns:
-            return [flip_and_turn(image, turn) for image in (low, high, *taught)]
-        return [low, high, *taught]
+        return [flip_and_turn(image, turn) for image in (low, high, *taught)]
 
     def _made(
         self, high: Tensor, top: int, left: int, degradation: DegradationSection | None, generator: np.random.Generator
@@ -162,6 +173,12 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         low = low[:, before[0] : before[0] + size, before[1] : before[1] + size]
         top, left = (scale * start for start in before)
         return low, around[:, top : top + scale * size, left : left + scale * size]
+
+
+def detail(patches: Int[Tensor, "*b 3 h w"]) -> Int[Tensor, "*b"]:
+    """How much neighbouring pixels of patches differ, in all."""
+    below, beside = (patches.diff(dim=dim).abs().sum((-3, -2, -1)) for dim in (-2, -1))
+    return below + beside
 
 
 def _around(image: Tensor, corner: tuple[int, int], size: int, scale: int, zoom: float) -> Tensor:
