@@ -1,4 +1,4 @@
-"""What was called otherwise before: the one table by which old recipes, weight files and checkpoints still work."""
+"""What was otherwise before: the tables by which old recipes, weight files and checkpoints still work."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,9 @@ RENAMED: dict[str, dict[str, str]] = {
     "LossesSection": {"contrastive": "attention", "contrastive_after": "attention_after"},
 }
 """Class of a config or of a section of a recipe -> old name of a field -> its name today."""
+
+FORMER_PRESETS: dict[str, dict[str, Any]] = {"lcoan-light": {"num_groups": 4, "num_blocks": 2}}
+"""Preset -> fields of its config that were others when checkpoints did not name them."""
 
 
 def translated(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,13 @@ def test_a_published_recipe_is_explained_without_its_data(nlsr):
     assert "too many to be measured here" in told(out, "cost")[0]
 
 
+def test_a_recipe_of_ours_is_explained_without_its_teacher(nlsr, tmp_path, monkeypatch):
+    monkeypatch.setenv("NLSR_CACHE", str(tmp_path))
+    code, out, err = nlsr("train", RECIPES / "lcoan-light-x4.toml", "--check")
+    assert (code, err) == (0, "")
+    assert told(out, "teacher") == ["smfanet-plus-x4: missing; get it with: nlsr weights get smfanet-plus-x4"]
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [("training.stepps=3", "did you mean 'steps'?"), ("network.reduction=3", "divides 8 channels, got 3")],

@@ -188,11 +188,32 @@ def test_the_checkpoint_of_another_run_is_refused_and_stays(tmp_path, fit, data)
     }.items():
         with pytest.raises(RecipeError) as error:
             fit("run", *settings, resume=True)
-        assert f"the checkpoint is of another run ({difference}); continue it as it began" in str(error.value)
+        message = str(error.value)
+        assert "the checkpoint is of another run (" in message
+        assert difference in message
+        assert "); continue it as it began" in message
     (data / "train" / "0.png").unlink()
     with pytest.raises(RecipeError, match=r"number of training images: 3 in the checkpoint, now 2"):
         fit("run", "training.steps=4", resume=True)
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == content
+
+
+def test_a_run_goes_on_with_the_sizes_that_its_preset_had(tmp_path, fit):
+    """A checkpoint that does not say the sizes of its network is of the time before they changed."""
+    former = ["training.steps=4", "network.num_groups=4", "network.num_blocks=2"]
+    fit("run", *former)
+    path = tmp_path / "run" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["nlsr"].pop("network")["num_blocks"] == 2
+    torch.save(checkpoint, path)
+    fit("run", *former, resume=True)
+    checkpoint["nlsr"]["recipe"] = (
+        checkpoint["nlsr"]["recipe"].replace('"num_groups":4,', "").replace('"num_blocks":2,', "")
+    )
+    torch.save(checkpoint, path)
+    fit("run", *former, resume=True)
+    with pytest.raises(RecipeError, match=r"network.num_blocks: 2 in the checkpoint, now 6"):
+        fit("run", "training.steps=4", "network.num_groups=4", "network.num_blocks=6", resume=True)
 
 
 def test_how_often_is_validated_may_change_when_a_run_goes_on(tmp_path, fit):

@@ -15,6 +15,7 @@ from nlsr.train.recipe import CHECKPOINT, DataSection, LossesSection, Recipe, St
 from nlsr.train.start import load_teacher, start_from
 from nlsr.upscale.batch.sources import find_pictures
 from nlsr.weights import load
+from nlsr.weights.catalogue import available, downloads
 
 CHEAP = 1e11
 """Multiply-adds that may be spent on measuring a step: seconds on a laptop."""
@@ -62,6 +63,8 @@ def _network(recipe: Recipe) -> Lines:
 def _model(model: str, check: Callable[[], object]) -> str:
     if Path(model).suffix and not Path(model).exists():
         return f"{model}: missing"
+    if model in downloads() and model not in available():
+        return f"{model}: missing; get it with: nlsr weights get {model}"
     check()
     network = load(model)
     return f"{model}: {type(network).__name__} x{network.scale}"

@@ -1,5 +1,6 @@
 """Checkpoints of a run: written whole or not at all, and of the same run or refused."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.errors import CheckpointError, RecipeError
+from nlsr.renamed import FORMER_PRESETS
 from nlsr.train.data import Pairs
-from nlsr.train.recipe import Recipe
+from nlsr.train.recipe import NetworkSection, Recipe
 from nlsr.weights.checkpoint import write_atomically
 
 FREE = {"training.validate_every", "training.keep_best", "gaps"}
@@ -60,7 +62,9 @@ def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
         former = Recipe.model_validate_json(saved["recipe"])
     except ValidationError as error:
         raise RecipeError("the checkpoint is of another version of nlsr; begin another run elsewhere") from error
-    before, now = (_flat(one.model_dump(mode="json")) for one in (former, recipe))
+    before, now = (_flat(one.model_dump(mode="json", exclude={"network"})) for one in (former, recipe))
+    before |= _flat({"network": saved.get("network") or _as_it_was(former.network)})
+    now |= _flat({"network": sizes(recipe.network)})
     before["number of training images"], now["number of training images"] = saved["num_images"], len(pairs)
     before["weights of the teacher"], now["weights of the teacher"] = saved.get("teacher"), pairs.teacher
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in FREE]
@@ -69,6 +73,17 @@ def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
         raise RecipeError(
             f"the checkpoint is of another run ({differences}); continue it as it began, or choose another folder"
         )
+
+
+def sizes(network: NetworkSection) -> dict[str, Any]:
+    """The preset of a network and every field of its config, which a checkpoint keeps: presets may change."""
+    return {"preset": network.preset, **dataclasses.asdict(network.config())}
+
+
+def _as_it_was(network: NetworkSection) -> dict[str, Any]:
+    """`sizes` of a checkpoint that does not say them."""
+    former = FORMER_PRESETS.get(network.preset, {}) | (network.model_extra or {})
+    return sizes(NetworkSection(preset=network.preset, scale=network.scale, **former))
 
 
 def save_batch(folder: Path, parts: Sequence[Sequence[Tensor]], step: int, rank: int) -> Path:

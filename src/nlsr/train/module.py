@@ -25,7 +25,7 @@ from nlsr.errors import RecipeError, TrainingError
 from nlsr.evaluate import Pair, PairFolder, evaluate
 from nlsr.networks import Network
 from nlsr.networks.network import Observed
-from nlsr.train.checkpoints import check_same_run, save_batch
+from nlsr.train.checkpoints import check_same_run, save_batch, sizes
 from nlsr.train.course import Course, Numbers
 from nlsr.train.data import Pairs, Places, Resident, fits
 from nlsr.train.likeness import likeness
@@ -190,6 +190,7 @@ class Training(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["nlsr"] = {
             "recipe": self.recipe.model_dump_json(),
+            "network": sizes(self.recipe.network),
             "num_images": len(self.pairs),
             "teacher": self.pairs.teacher,
             "seconds": self.seconds,
