@@ -8,10 +8,11 @@ from safetensors.torch import save_file
 from tests.checks.case import Case, published_file
 from tests.test_oracles import FOLDER
 
+from nlsr import create
 from nlsr.files import sha256
 from nlsr.networks import LCoAN, LCoANConfig
 from nlsr.weights import find, load, packaged, save_network
-from nlsr.weights.checkpoint import read_tensors
+from nlsr.weights.checkpoint import read_card, read_tensors
 
 
 @pytest.fixture
@@ -47,9 +48,10 @@ def test_info_describes_packaged_weights_and_recognises_a_copy_of_them(nlsr, tmp
     by_name.pop("file")
     assert by_file == by_name
     assert (by_name["licence"], by_name["sha256"]) == ("Apache-2.0", sha256(copy))
-    lines = [line.strip() for line in nlsr("weights", "info", "lcoan-light-x4")[1].splitlines()]
-    assert "recipe.start: runs/lcoan-light-x4/lcoan-light-x4.safetensors" in lines
-    assert "started from.recipe.training.steps: 24000" in lines
+    lines = [line.strip() for line in nlsr("weights", "info", "lcoan-light-x3")[1].splitlines()]
+    assert "recipe.start: runs/lcoan-light-x4-none/lcoan-light-x4-none.safetensors" in lines
+    assert "started from.recipe.training.steps: 7400" in lines
+    assert "teacher.file: SMFANet_plus_DF2K_100w_x3SR.pth" in lines
 
 
 def test_detect_says_what_files_hold_and_goes_on_after_one_that_is_foreign(nlsr, tmp_path, pan_file):
@@ -84,6 +86,22 @@ def test_convert_writes_a_file_that_gives_the_same_pictures(nlsr, tmp_path, pan_
         assert torch.equal(load(target)(image), load(pan_file, scale=3)(image))
     code, _, err = nlsr("weights", "convert", pan_file, "-o", target, "--set", "scale=3")
     assert (code, "exists already" in err) == (2, True)
+
+
+def test_convert_in_half_precision_takes_half_of_the_space_and_keeps_the_picture(nlsr, tmp_path):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    network = create("lcoan-light", scale=2, num_groups=1, num_blocks=1)
+    save_network(whole, network, card={"steps": 3})
+    code, out, _ = nlsr("weights", "convert", whole, "--half", "-o", half)
+    assert (code, out) == (0, f"{half}: LCoAN x2, from {whole}\n")
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    assert read_card(half) == {"steps": 3}
+    image = torch.rand(1, 3, 7, 9)
+    loaded = load(half)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(image), network(image), rtol=0, atol=2e-3)
+    assert nlsr("weights", "convert", half, "--half")[0] == 2  # it lies there already
 
 
 @pytest.mark.parametrize(

@@ -165,28 +165,31 @@ def average(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="A published weight file.")],
+    file: Annotated[Path, typer.Argument(help="A published weight file; with --half also one of ours.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The file to write.", show_default="FILE.safetensors beside FILE"),
     ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store float16, in half of the space.")] = False,
     settings: ModelSettings = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a published file as one of ours: safetensors that name their network and config."""
     from nlsr.files import sha256
     from nlsr.weights import load, save_network
-    from nlsr.weights.checkpoint import is_ours, read_metadata
+    from nlsr.weights.checkpoint import is_ours, read_card, read_metadata
 
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no such file"
         raise ModelNotFoundError(f"{file}: expected a weight file, found {found}")
-    if is_ours(read_metadata(file)):
-        raise CheckpointError(f"{file}: is a file of nlsr already, with its config; nothing to convert")
+    ours = is_ours(read_metadata(file))
+    if ours and not half:
+        raise CheckpointError(f"{file}: is a file of nlsr already, with its config; nothing to convert without --half")
     target = output or file.with_suffix(".safetensors")
     check_output(target, overwrite=overwrite and os.path.realpath(target) != os.path.realpath(file))
     network = load(file, **model_settings(settings))
-    save_network(target, network, card={"converted from": file.name, "sha256": sha256(file)})
+    card = read_card(file) if ours else {"converted from": file.name, "sha256": sha256(file)}
+    save_network(target, network, card=card, half=half)
     print(f"{target}: {type(network).__name__} x{network.scale}, from {file}")
 
 

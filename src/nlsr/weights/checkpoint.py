@@ -30,11 +30,12 @@ AVERAGE_AND_LAST = ("params_ema", "params")
 ones."""
 
 
-def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | None = None) -> None:
+def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | None = None, half: bool = False) -> None:
     """Write a network to a safetensors file, under a temporary name first, so that no half file is ever seen.
 
     Args:
         card: what should be known about the training: data, steps, hours, machine, scores. JSON values.
+        half: store the numbers in float16, in half of the space. They are float32 again when loaded.
     Raises: CheckpointError if the file cannot be written, UsageError for a module that is no network of nlsr, and for
         operators that have no name or are not those that the config says.
     """
@@ -51,6 +52,8 @@ def save_network(path: str | Path, network: Network, *, card: dict[str, Any] | N
         "card": json.dumps(card or {}, sort_keys=True),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     write_atomically(Path(path), save(tensors, metadata))
 
 
