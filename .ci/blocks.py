@@ -160,7 +160,7 @@ def make_files(folder: Path) -> None:
         "DIR/eval/Set5/six.png": small,
         "DIR/eval/Set14/seven.png": small,
         "low_res/sixx4.png": low_res,
-        **{f"DIR/train/{name}/eight.png": large for name in ("photos2k", "spb-facades", "gb82")},
+        **{f"DIR/train/{name}/eight.png": large for name in ("photos2k", "photos2k-b", "spb-facades", "gb82")},
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(folder / name)

@@ -1,11 +1,10 @@
 """Processor time and peak memory of whole networks, each in a process of its own, in turn.
 
-python benchmarks/networks.py pan lcoan-light lcoan-light:none --size 256
+python benchmarks/networks.py pan lcoan-light lcoan-light:operator=none,num_blocks=7 --size 256
 python benchmarks/networks.py catanet catanet-shared --size 320x180 --threads 1 --repeats 1
 """
 
 import argparse
-import dataclasses
 import json
 import resource
 import statistics
@@ -16,19 +15,19 @@ import time
 import torch
 
 from nlsr import networks
-from nlsr.networks import PRESETS, Network
+from nlsr.networks import Network, preset_config
+from nlsr.settings import parse_value
 
 ENOUGH = 10
 """Seconds of processor time after which a network is not run again; at most four runs."""
 
 
 def build(name: str, scale: int) -> Network:
-    """A preset, or preset:operator."""
-    preset, _, operator = name.partition(":")
-    config = PRESETS[preset](scale)
-    if operator:
-        config = dataclasses.replace(config, operator=operator)
-    return networks.build(config).eval()
+    """A preset, or preset:field=value,field=value."""
+    preset, _, changes = name.partition(":")
+    fields = dict(change.split("=") for change in changes.split(",") if change)
+    values = {field: parse_value(value) for field, value in fields.items()}
+    return networks.build(preset_config(preset, scale, values)).eval()
 
 
 @torch.inference_mode()
@@ -59,7 +58,7 @@ def run(name: str, scale: int, width: int, height: int, precision: str) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", help="preset or preset:operator")
+    parser.add_argument("networks", nargs="+", help="preset, or preset:field=value,field=value")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--size", default="256", help="side of a square, or WxH")
     parser.add_argument("--threads", type=int, default=2)
