@@ -9,13 +9,17 @@ The other way round, files that spandrel knows, is `nlsr.weights.foreign`.
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nlsr.errors import CheckpointError, NlsrError
-from nlsr.networks import NETWORKS, PRESETS, Network, build
+from nlsr.networks import NETWORKS, PRESETS, Network, build, preset_config
+from nlsr.renamed import FORMER_PRESETS
+from nlsr.weights import packaged
+from nlsr.weights.checkpoint import untrained
 from nlsr.weights.detect import build_published, detect
 from nlsr.weights.foreign import import_spandrel
 from nlsr.weights.published import PUBLISHED
@@ -82,7 +86,7 @@ def holds(name: str, tensors: Tensors) -> bool:
     """Whether tensors are those of a network, under our names or its published ones, and of no other."""
     if any(not isinstance(tensor, Tensor) for tensor in tensors.values()):
         return False
-    if any(True for _ in _presets(name, tensors)):
+    if any(True for _ in _fitting(name, tensors)):
         return True
     try:
         return name in PUBLISHED and detect(FILE, tensors).network == name
@@ -95,7 +99,7 @@ def network_of(name: str, tensors: Tensors) -> Network:
 
     Raises: CheckpointError if they fit none, or several of different scales: PAN's at x2 and x3 are equal.
     """
-    configs = list(_presets(name, tensors))
+    configs = list(_fitting(name, tensors))
     if not configs:
         return build_published(FILE, tensors, {})
     if len({config.scale for config in configs}) > 1:
@@ -106,23 +110,40 @@ def network_of(name: str, tensors: Tensors) -> Network:
     return network.eval()
 
 
-def _presets(name: str, tensors: Tensors) -> Iterator[Any]:
-    """The configs of presets whose networks have exactly these names and shapes."""
+def _fitting(name: str, tensors: Tensors) -> Iterator[Any]:
+    """The configs that are known whose networks have exactly these names and shapes."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    for preset in PRESETS:
-        for scale in SCALES:
-            config, own = _shapes(preset, scale)
-            if type(config) is NETWORKS[name][0] and own == shapes:
-                yield config
+    for config, own in _known():
+        if type(config) is NETWORKS[name][0] and own == shapes:
+            yield config
+
+
+def _known() -> Iterator[tuple[Any, dict[str, tuple[int, ...]]]]:
+    """Configs of presets as they are and were and of the packaged weights, with the shapes of their tensors."""
+    for scale in SCALES:
+        for preset in PRESETS:
+            yield _of_preset(preset, scale)
+        for preset, fields in FORMER_PRESETS.items():
+            yield _of_preset(preset, scale, *fields.items())
+    for file in packaged().values():
+        yield _of_file(file)
 
 
 @cache
-def _shapes(preset: str, scale: int) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """The config of a preset, and the shapes of its network's tensors."""
-    config = PRESETS[preset](scale)
+def _of_preset(preset: str, scale: int, *fields: tuple[str, Any]) -> tuple[Any, dict[str, tuple[int, ...]]]:
     try:
+        config = preset_config(preset, scale, dict(fields))
         with torch.device("meta"):
-            network = build(config)
+            return config, _shapes(build(config))
     except NlsrError:  # a preset that somebody registered may lack a scale
-        return config, {}
-    return config, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        return None, {}
+
+
+@cache
+def _of_file(file: Path) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    network = untrained(file)
+    return network.config, _shapes(network)
+
+
+def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}

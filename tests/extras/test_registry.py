@@ -68,6 +68,12 @@ def test_networks_of_ours_load_at_the_sizes_of_a_preset(loader, preset):
     assert descriptor.model.config == network.config
 
 
+def test_the_light_network_loads_at_the_sizes_that_it_had(loader):
+    network = nlsr.create("lcoan-light", scale=3, num_groups=4, num_blocks=2)
+    descriptor = loader.load_from_state_dict(network.state_dict())
+    assert descriptor.model.config == network.config
+
+
 @pytest.mark.parametrize("name", packaged())
 @torch.no_grad()
 def test_packaged_weights_load(loader, name):

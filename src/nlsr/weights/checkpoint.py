@@ -137,14 +137,18 @@ def attentions(path: str | Path) -> list[str] | None:
 
     Empty for a network without attention, None for a file that does not say what it holds.
     """
-    metadata = read_metadata(path)
-    if not is_ours(metadata):
+    if not is_ours(read_metadata(path)):
         return None
     try:
-        with torch.device("meta"):
-            return [operator_name(operator) for operator in _untrained(path, metadata).operators()]
+        return [operator_name(operator) for operator in untrained(path).operators()]
     except CheckpointError:
         return None
+
+
+def untrained(path: str | Path) -> Network:
+    """The network of one of our files on the device `meta`: no tensor is read. Raises: CheckpointError, as `build`."""
+    with torch.device("meta"):
+        return _untrained(path, read_metadata(path))
 
 
 def _untrained(path: str | Path, metadata: dict[str, str]) -> Network:
