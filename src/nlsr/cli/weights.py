@@ -174,7 +174,7 @@ def convert(
     settings: ModelSettings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a published file as one of ours: safetensors that name their network and config."""
+    """Write a published file as one of ours: safetensors that name their network and config. --half also takes ours."""
     from nlsr.files import sha256
     from nlsr.weights import load, save_network
     from nlsr.weights.checkpoint import is_ours, read_card, read_metadata

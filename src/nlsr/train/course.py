@@ -40,12 +40,16 @@ class Course(Dataset[tuple[Tensor, ...] | Places]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...] | Places:
         step, part = divmod(number, self.accumulate)
-        batches = self.stages[bisect_right(self.firsts, step) - 1][part]
+        batches = self._stage(step)[part]
         return batches[step] if self.cut else batches.places(step)
 
     def patch_size(self, step: int) -> int:
         """Side of the low-res patches of a step, in pixels."""
-        return self.stages[bisect_right(self.firsts, step) - 1][0].patch_size
+        return self._stage(step)[0].patch_size
+
+    def _stage(self, step: int) -> list[Batches]:
+        """The parts of a step's batch."""
+        return self.stages[bisect_right(self.firsts, step) - 1]
 
 
 def _batches(recipe: Recipe, pairs: Pairs, stage: Stage, share: int, shares: int) -> Batches:
