@@ -3,8 +3,8 @@
     git worktree add /tmp/before COMMIT
     python benchmarks/beside.py /tmp/before
 
-Both run as commands, on one thread. What a command does once is taken out: a step is what more steps take than fewer,
-divided by their number, and a picture is what a large one takes more than a small one. The least of all turns counts,
+Both run as commands, on one thread. A step is the median of those of one run, from the end of one to the end of the
+next, without the first ones; a picture is what a large one takes more than a small one. The least of all turns counts,
 as other work on the machine only adds to it; medians stand beside it.
 """
 
@@ -16,49 +16,99 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).resolve().parents[1]
-COMMAND = [sys.executable, "-c", "from nlsr.cli import main; main()"]
-RECIPE = "recipes/lcoan-light-x4.toml"
-STEPS = 5, 45
+COMMAND = """
+import atexit, os, sys, time
+
+class WhenLightningComes:
+    def find_spec(self, name, *_):
+        if name == "lightning" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            from torch.optim.optimizer import register_optimizer_step_post_hook
+            register_optimizer_step_post_hook(lambda *_: ends.append(time.process_time()))
+
+def write():
+    with open(os.environ["ENDS_OF_STEPS"], "w") as file:
+        file.write(" ".join(map(str, ends)))
+
+ends = []
+sys.meta_path.insert(0, WhenLightningComes())
+atexit.register(write)
+from nlsr.cli import main
+main()
+"""
+"""`nlsr`, which also writes down when each step of a training ended. It imports torch no sooner than the command does,
+which sets variables of torch's before."""
+RECIPE = """
+name = "beside"
+
+[network]
+preset = "lcoan-light"
+scale = 4
+
+[data]
+train = ["examples"]
+validation = "examples"
+
+[training]
+steps = 45
+batch_size = 8
+patch_size = 32
+learning_rate = 1e-3
+betas = [0.9, 0.99]
+gradient_clip = 1.0
+precision = "bf16"
+validate_every = 1000000
+"""
+"""Without keys that only one of the checkouts may know."""
+NETWORKS = {"4 groups of 2 blocks": (4, 2), "2 groups of 6 blocks": (2, 6)}
+FIRST = 10
+"""Steps that are not counted."""
 SIDES = 64, 512
 
 
-def processor_seconds(checkout: Path, *words: str) -> float:
-    """Of a command and the processes that it starts."""
+def run(checkout: Path, folder: Path, *words: str) -> float:
+    """Processor seconds of a command and the processes that it starts."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*COMMAND, *words], env=environment, capture_output=True, text=True, check=False)
+    environment = {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "ENDS_OF_STEPS": str(folder / "ends")}
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(f"{checkout}: nlsr {' '.join(words)}\n{done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def step(checkout: Path, folder: Path) -> float:
-    """Of training `RECIPE` of the checkout on the picture of this repository, in seconds."""
-    few, many = (
-        processor_seconds(
-            checkout,
-            *("train", str(checkout / RECIPE), "--data", str(HERE), "--cache", str(folder / "cache"), "--threads", "1"),
-            *("-o", tempfile.mkdtemp(dir=folder)),
-            *("--set", 'data.train=["examples"]', "--set", "data.validation=examples"),
-            *("--set", f"training.steps={steps}", "--set", "training.warmup_steps=0"),
-        )
-        for steps in STEPS
+def step(checkout: Path, groups: int, blocks: int, folder: Path) -> float:
+    """Of training `lcoan-light` in these sizes on the picture of this repository, in seconds."""
+    run(
+        checkout,
+        folder,
+        *("train", str(folder / "recipe.toml"), "--data", str(HERE), "--cache", str(folder / "cache")),
+        *("--threads", "1", "-o", tempfile.mkdtemp(dir=folder)),
+        *("--set", f"network.num_groups={groups}", "--set", f"network.num_blocks={blocks}"),
     )
-    return (many - few) / (STEPS[1] - STEPS[0])
+    ends = [float(end) for end in (folder / "ends").read_text().split()][FIRST:]
+    return statistics.median(later - sooner for sooner, later in pairwise(ends))
 
 
 def picture(checkout: Path, precision: str, folder: Path) -> float:
     """Of upscaling `SIDES[1]` squared pixels, less those of `SIDES[0]`, in seconds."""
     few, many = (
-        processor_seconds(
+        run(
             checkout,
+            folder,
             *("upscale", str(folder / f"{side}.png"), "-o", str(folder / "out.png"), "--overwrite"),
             *("--scale", "4", "--threads", "1", "--precision", precision),
         )
@@ -71,19 +121,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="the other checkout")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--only", default="", help="only rows whose names hold this")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for side in SIDES:
             noise = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{side}.png")
+        (folder / "recipe.toml").write_text(RECIPE)
         cases: dict[str, Callable[[Path], float]] = {
-            "a step of training": lambda checkout: step(checkout, folder),
+            f"a step of training, {name}": lambda checkout, sizes=sizes: step(checkout, *sizes, folder)
+            for name, sizes in NETWORKS.items()
+        } | {
             "a picture in bf16": lambda checkout: picture(checkout, "bf16", folder),
             "a picture in fp32": lambda checkout: picture(checkout, "fp32", folder),
         }
         print("| | this, s | other, s | least / least | median / median |\n|---|---|---|---|---|")
         for case, measure in cases.items():
+            if options.only not in case:
+                continue
             ours: list[float] = []
             others: list[float] = []
             for _ in range(options.turns):

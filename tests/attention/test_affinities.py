@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.tolerances import assert_close
+from tests.tolerances import TOLERANCE, assert_close
 from torch import nn
 
 from nlsr.attention import (
@@ -202,6 +202,23 @@ def test_low_precision_stays_close_to_double_precision(name, keep, dtype):
     drawn = affinity.aggregate(values)
     assert drawn.dtype == dtype
     assert_close(drawn, affinity.dense().double() @ values.double(), factor=3)
+
+
+@pytest.mark.parametrize("keep", ["stored", "recomputed"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_gradients_in_bfloat16_stay_close_to_those_in_double_precision(rounds, keep):
+    def gradients(dtype):
+        embedding = to_tokens(features(2, 5, 8).bfloat16()).to(dtype).requires_grad_()
+        slot_scores = torch.linspace(-1, 1, 2 * 40 * 12).view(2, 40, 12).bfloat16().to(dtype).requires_grad_()
+        codes = torch.arange(40).mul(7).remainder(5).expand(2, rounds, -1) + torch.arange(rounds)[:, None]
+        affinity = ChunkedAffinity(codes, embedding, chunk_size=12, slot_scores=slot_scores, keep=keep)
+        values = tokens(affinity, 2).bfloat16().to(dtype).requires_grad_()
+        affinity.aggregate(values).backward(values.detach().flip(1))
+        return embedding.grad, slot_scores.grad, values.grad
+
+    for ours, exact in zip(gradients(torch.bfloat16), gradients(torch.float64), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - exact).norm() < TOLERANCE[torch.bfloat16] * exact.norm()
 
 
 @pytest.mark.parametrize("name", OPERATORS)

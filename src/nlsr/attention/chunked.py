@@ -331,20 +331,21 @@ class _Weigh(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_weights: Tensor, grad_log_sum: Tensor):  # type: ignore[no-untyped-def,override]
         check_first_order()
-        query, key, stored = ctx.saved_tensors
-        q, k = query.flatten(0, 1), key.flatten(0, 1)
+        query, key, weights = ctx.saved_tensors
+        q, k = (tokens.flatten(0, 1).to(weights.dtype) for tokens in (query, key))
         windows = _windows(k)
         grad_query, grad_windows = torch.empty_like(q), windows.new_empty(windows.shape)
         grad_extras = windows.new_empty(*windows.shape[:3], ctx.extra_shape[-1])
         for block in _blocks(q):
-            weights = block(stored).to(q.dtype)
-            grad_scores = _softmax_backward(weights, block(grad_weights).to(q.dtype))
+            grad_scores = _softmax_backward(block(weights), block(grad_weights))
             if query.shape[1] > 1:
-                grad_scores += weights * block(grad_log_sum.flatten(0, 1)[..., None])
+                grad_scores += block(weights) * block(grad_log_sum.flatten(0, 1)[..., None]).to(weights.dtype)
             torch.bmm(grad_scores, block(windows), out=block(grad_query))
             torch.bmm(grad_scores.transpose(1, 2), block(q), out=block(grad_windows))
             block(grad_extras).copy_(grad_scores.transpose(1, 2)[..., : grad_extras.shape[-1]])
-        grad_key, grad_extra = _fold(grad_windows), _fold(grad_extras)
+        grad_query, grad_key, grad_extra = (
+            grad.to(query.dtype) for grad in (grad_query, _fold(grad_windows), _fold(grad_extras))
+        )
         return grad_query.view_as(query), grad_key.view_as(key), grad_extra.view(ctx.extra_shape), None
 
 

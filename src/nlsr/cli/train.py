@@ -48,11 +48,13 @@ def train(
     require("lightning", extra="train")
 
     from nlsr.cli.training_progress import TrainingProgress, quiet
+    from nlsr.memory import keep_freed
     from nlsr.train.data import default_folder, prepare, teach
     from nlsr.train.devices import Devices, is_main_process, own_device
     from nlsr.train.loop import fit
     from nlsr.train.start import load_teacher
 
+    keep_freed()
     quiet()
     with Counter("decoding images") as counter:
         pairs = prepare(

@@ -21,8 +21,8 @@ class ResidualBlock(nn.Module):
         self.residual_scale = residual_scale
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        refined = self.second(F.relu(self.first(features)))
-        return features + (refined if self.residual_scale == 1 else self.residual_scale * refined)
+        refined = self.second(F.relu(self.first(features), inplace=True))
+        return features.add(refined, alpha=self.residual_scale)
 
 
 class EdsrUpsampler(nn.Sequential):

@@ -65,4 +65,4 @@ class ResidualGroup(nn.Module):
         refined = self.blocks(features)
         if self.attention is not None:
             refined, affinity = self.attention(refined, affinity, draws=draws, keep=keep)
-        return features + self.residual_scale * self.fuse(refined), affinity
+        return features.add(self.fuse(refined), alpha=self.residual_scale), affinity
