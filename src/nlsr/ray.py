@@ -32,6 +32,7 @@ from nlsr import interrupts, storage
 from nlsr.errors import ImageError, NlsrError, UsageError
 from nlsr.extras import require
 from nlsr.images import one_line, read, write
+from nlsr.imports import import_modules
 from nlsr.memory import shown
 from nlsr.upscale import Upscaler
 from nlsr.upscale.batch import Done, Manifest, Part, Saving, Staging, Task, may_begin
@@ -174,9 +175,9 @@ def run(
     tasks = [task for task in tasks if task.problem is None]
     if not tasks:
         return
-    room = Room.of(upscaler, most=workers)
+    room = Room.of(_decided(upscaler), most=workers)
     count = room.workers()
-    _check_nodes(_differing, _versions(), _precisions(upscaler), *_choosing(upscaler))
+    _check_nodes(_differing, _versions(), _modules(upscaler), _precisions(upscaler), *_choosing(upscaler))
     _check_places(manifest.folder, tasks[0].source, staging)
     ours = {task.target for task in tasks if may_begin(task, saving, manifest, staging)}
     manifest.begin(*sorted(ours))
@@ -224,7 +225,7 @@ def upscale(
     """
     upscaler = _decided(Upscaler(**options))
     room = Room.of(upscaler, most=workers)
-    _check_nodes(_differing, _versions(), _precisions(upscaler), *_choosing(upscaler))
+    _check_nodes(_differing, _versions(), _modules(upscaler), _precisions(upscaler), *_choosing(upscaler))
     arguments = (ray.put(upscaler), room.threads, column, format, quality)
     return _mapped(dataset, _Rows, arguments, room, waiting=1)
 
@@ -271,6 +272,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+def _modules(upscaler: Upscaler) -> list[str]:
+    """Names of those modules, beside the package's and torch's, of whose classes the loaded networks are made."""
+    networks = (upscaler.models.network(scale) for scale in upscaler.models.scales)
+    names = {type(part).__module__ for network in networks for part in network.modules()}
+    return sorted(name for name in names if name.partition(".")[0] not in ("nlsr", "torch", "__main__"))
+
+
 def _precisions(upscaler: Upscaler) -> dict[int, str]:
     """For pictures of so many bits."""
     return _chosen(*_choosing(upscaler))
@@ -312,10 +320,14 @@ def _check_nodes(lacking: Callable[..., str], *arguments: Any) -> None:
             raise UsageError(f"`ray`: node {name}: {problem}")
 
 
-def _differing(versions: dict[str, str], precisions: dict[int, str], *choosing: Any) -> str:
+def _differing(versions: dict[str, str], modules: list[str], precisions: dict[int, str], *choosing: Any) -> str:
     for name, here in _versions().items():
         if here != versions[name]:
             return f"has {name} {here}, here it is {versions[name]}; install the same on all nodes"
+    try:
+        import_modules(modules)
+    except UsageError as error:
+        return f"{error}; install it on all nodes, or begin in a folder that all share and that holds it"
     if _chosen(*choosing) != precisions:
         return "its processor and the one here are not both made for bf16; add `precision=fp32`"
     return ""
@@ -395,7 +407,7 @@ def _results(
         waiting: groups that a worker has beside the one that it does; they are lost with it.
     """
     rows = [{"group": pickle.dumps(group)} for group in groups]
-    arguments = (ray.put(_decided(upscaler)), room.threads, saving)
+    arguments = (ray.put(upscaler), room.threads, saving)
     context = ray.data.DataContext.get_current().copy()
     context.max_errored_blocks = -1
     context.enable_progress_bars = context.print_on_execution_start = False

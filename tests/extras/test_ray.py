@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ import torch
 from PIL import Image
 from tests.extras.batches import copied, names, pictures, tree
 
+from nlsr.networks import LCoAN, LCoANConfig
+from nlsr.weights import save_network
+
 pytest.importorskip("ray", reason="needs ray: pip install 'nlsr[ray]'")
 pytest.importorskip("s3fs", reason="needs s3fs: pip install 'nlsr[s3]'")
 # Ray leaves sockets and files to its processes, and warns of its own options.
@@ -25,6 +29,15 @@ pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("cl
 
 MIB = 2**20
 BUDGET = ("--memory", "200MiB", "--threads", "1")
+OPERATOR = """
+from nlsr.attention import NonLocal, register
+
+class Own(NonLocal):
+    pass
+
+own = "operator-of-a-test"
+register(own, Own)
+"""
 COUNT = int(os.environ.get("NLSR_PICTURES", "40"))
 """Pictures of a job whose processes are killed."""
 
@@ -179,8 +192,33 @@ def test_a_cluster_that_cannot_do_it_says_why(nlsr, cluster, model, tmp_path, mo
         assert re.search(told, err), err
         assert tree(out) == {}
     choosing = ("auto", torch.device("cpu"), None)
-    assert batches._differing(batches._versions(), batches._chosen(*choosing), *choosing) == ""
-    assert "add `precision=fp32`" in batches._differing(batches._versions(), {}, *choosing)
+    assert batches._differing(batches._versions(), [], batches._chosen(*choosing), *choosing) == ""
+    assert "add `precision=fp32`" in batches._differing(batches._versions(), [], {}, *choosing)
+
+
+def test_a_network_of_a_module_that_the_command_imported_is_computed_by_workers_that_find_it_too(
+    nlsr, cluster, tmp_path, monkeypatch
+):
+    """They look into the folder in which the command runs, and not where else the command looks."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "operator_of_a_test.py").write_text(OPERATOR)
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    own = LCoANConfig(2, channels=8, num_groups=1, num_blocks=1, operator=import_module("operator_of_a_test").own)
+    save_network(tmp_path / "own.safetensors", LCoAN(own))
+    source, out, alone = pictures(tmp_path / "in", 2), tmp_path / "out", tmp_path / "alone"
+    words = ("upscale", source, "-m", tmp_path / "own.safetensors", "--import", "operator_of_a_test", *BUDGET)
+
+    monkeypatch.chdir(tmp_path)
+    code, _, err = nlsr(*words, "-o", out, "--ray", cluster)
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert re.search("node .* module 'operator_of_a_test' cannot be imported.*; install it on all nodes", err), err
+    assert tree(out) == {}
+
+    monkeypatch.chdir(tmp_path / "modules")
+    assert nlsr(*words, "-o", alone)[0] == 0
+    code, _, err = nlsr(*words, "-o", out, "--ray", cluster)
+    assert code == 0, err
+    assert tree(out) == tree(alone) != {}
 
 
 def test_a_picture_that_ends_its_workers_is_named_and_the_others_are_done(cluster, tmp_path, monkeypatch):

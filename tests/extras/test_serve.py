@@ -679,7 +679,7 @@ def test_the_examples_look_like_what_is_answered(shared):
         answers.Models: models,
         answers.Health: shared.client.get("/api/health").json(),
         answers.Estimated: job["estimate"],
-        answers.Result: job["result"],
+        answers.Enlarged: job["result"],
         answers.ProblemDetails: shared.client.get("/api/jobs/none").json(),
     }.items():
         (example,) = model.model_config["json_schema_extra"]["examples"]

@@ -134,7 +134,7 @@ class Estimated(BaseModel):
     plan: str
 
 
-class Result(BaseModel):
+class Enlarged(BaseModel):
     """What a job gave."""
 
     model_config = _shown_as(_RESULT)
@@ -170,7 +170,7 @@ class JobShown(BaseModel):
     finished: float | None
     options: dict[str, Any] = Field(description="Those that were asked for and are not the default.")
     estimate: Estimated
-    result: Result | None
+    result: Enlarged | None
     problem: ProblemDetails | None
 
 
