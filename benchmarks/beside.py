@@ -70,6 +70,8 @@ validate_every = 1000000
 NETWORKS = {"4 groups of 2 blocks": (4, 2), "2 groups of 6 blocks": (2, 6)}
 FIRST = 10
 """Steps that are not counted."""
+WEIGHTS = "src/nlsr/weights/files/lcoan-light-x4.safetensors"
+"""Those of the other checkout, which both take: the default network changes."""
 SIDES = 64, 512
 
 
@@ -103,14 +105,14 @@ def step(checkout: Path, groups: int, blocks: int, folder: Path) -> float:
     return statistics.median(later - sooner for sooner, later in pairwise(ends))
 
 
-def picture(checkout: Path, precision: str, folder: Path) -> float:
+def picture(checkout: Path, weights: Path, precision: str, folder: Path) -> float:
     """Of upscaling `SIDES[1]` squared pixels, less those of `SIDES[0]`, in seconds."""
     few, many = (
         run(
             checkout,
             folder,
             *("upscale", str(folder / f"{side}.png"), "-o", str(folder / "out.png"), "--overwrite"),
-            *("--scale", "4", "--threads", "1", "--precision", precision),
+            *("--model", str(weights), "--threads", "1", "--precision", precision),
         )
         for side in SIDES
     )
@@ -129,12 +131,13 @@ def main() -> None:
             noise = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{side}.png")
         (folder / "recipe.toml").write_text(RECIPE)
+        weights = options.other.resolve() / WEIGHTS
         cases: dict[str, Callable[[Path], float]] = {
             f"a step of training, {name}": lambda checkout, sizes=sizes: step(checkout, *sizes, folder)
             for name, sizes in NETWORKS.items()
         } | {
-            "a picture in bf16": lambda checkout: picture(checkout, "bf16", folder),
-            "a picture in fp32": lambda checkout: picture(checkout, "fp32", folder),
+            "a picture in bf16": lambda checkout: picture(checkout, weights, "bf16", folder),
+            "a picture in fp32": lambda checkout: picture(checkout, weights, "fp32", folder),
         }
         print("| | this, s | other, s | least / least | median / median |\n|---|---|---|---|---|")
         for case, measure in cases.items():
