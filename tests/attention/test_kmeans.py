@@ -9,7 +9,15 @@ from torch import distributed
 from torch.nn import functional as F
 
 from nlsr.attention import KMeans, LearnableSparsePattern
-from nlsr.attention.learnable_collaborative import IDLE_STEPS, assign, directions, spread_indices
+from nlsr.attention.learnable_collaborative import (
+    IDLE_STEPS,
+    PRICED_ON,
+    SOFTNESS,
+    assign,
+    directions,
+    prices,
+    spread_indices,
+)
 
 
 def generator(seed=0):
@@ -179,6 +187,50 @@ def test_equal_calls_learn_equal_centroids():
 def test_a_tie_goes_to_the_lowest_cluster():
     centroids = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     assert assign(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), centroids).tolist() == [1, 0]
+
+
+def mostly_sky(length=2000, seed=0):
+    """Positions of which nine in ten look nearly alike, and centroids all around."""
+    draw = generator(seed)
+    noise = torch.randn(2, length, 6, generator=draw)
+    sky = torch.rand(2, length, 1, generator=draw) < 0.9
+    embedding = torch.where(sky, torch.tensor([1.0, 1, 0, 0, 0, 0]) + 0.2 * noise, noise)
+    return embedding, F.normalize(torch.randn(16, 6, generator=draw), dim=-1)
+
+
+def test_balanced_clusters_are_far_more_even():
+    embedding, centroids = mostly_sky()
+    largest = {}
+    for balanced in (False, True):
+        codes = started(centroids.tolist(), balanced=balanced)(embedding)
+        largest[balanced] = max(torch.bincount(image, minlength=16).max().item() for image in codes[:, 0])
+    assert largest[False] > 0.5 * 2000
+    assert largest[True] < 0.25 * 2000
+
+
+def test_prices_are_those_at_which_every_cluster_is_wanted_equally(monkeypatch):
+    monkeypatch.setattr("nlsr.attention.learnable_collaborative.PRICE_STEPS", 2000)
+    embedding, centroids = mostly_sky(PRICED_ON)
+    samples = directions(embedding).double()
+    costs = prices(samples, centroids.double())
+    wanted = F.softmax((samples @ centroids.double().T - costs[:, None]) / SOFTNESS, dim=-1).mean(1)
+    assert torch.allclose(wanted, torch.full_like(wanted, 1 / 16), rtol=1e-6)
+
+
+def test_each_image_has_prices_of_its_own():
+    embedding, centroids = mostly_sky()
+    embedding[1] = clouds(1, 2000)[0]
+    kmeans = started(centroids.tolist(), balanced=True)
+    assert torch.equal(kmeans(embedding), torch.cat([kmeans(image[None]) for image in embedding]))
+
+
+@pytest.mark.parametrize("length", [1, 3, PRICED_ON - 1, PRICED_ON + 1])
+def test_clusters_of_maps_of_every_size_can_be_balanced(length):
+    kmeans = started(torch.randn(16, 6, generator=generator()).tolist(), balanced=True)
+    codes = kmeans(torch.cat((clouds(1, length), torch.zeros(1, length, 6))))
+    assert codes.shape == (2, 1, length)
+    assert codes.min() >= 0
+    assert codes.max() < 16
 
 
 def test_spread_indices_prefer_far_samples():

@@ -106,6 +106,15 @@ def test_dot_products_through_an_index_are_those_of_the_rows_it_names(dtype):
     assert_close(dots(query, key, index), (query[:, None] * key[index.long()]).sum(-1))
 
 
+def test_elsewhere_than_on_a_processor_a_dot_product_does_not_depend_on_what_is_asked_with_it(monkeypatch):
+    monkeypatch.setattr("nlsr.attention.few_keys._on_cpu", lambda tensor: False)
+    query, key = torch.randn(40, 16), torch.randn(30, 16)
+    index = torch.randint(30, (40, 80), dtype=torch.int32)
+    together = dots(query, key, index)
+    for queries, keys in ((1, 33), (1, 1), (3, 17), (40, 5)):
+        assert torch.equal(dots(query[:queries], key, index[:queries, :keys]), together[:queries, :keys])
+
+
 def test_products_through_an_index_have_the_gradients_of_their_definition():
     index = nearest(unit_vectors(2, 12), 5, width=4)
     keys = FewKeys(index, 12)

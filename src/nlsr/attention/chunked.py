@@ -17,7 +17,9 @@ from nlsr.attention.embedding import unit_keys
 from nlsr.attention.streamed import budget, check_first_order, in_graph
 
 BLOCK_BYTES = 4 * 2**20
-"""Memory of the scores of one block of chunks; larger blocks were not faster."""
+"""Memory of the scores of one block of chunks on a processor; larger blocks were not faster."""
+ACCELERATOR_BLOCK_BYTES = 64 * 2**20
+"""The same on an accelerator, which small blocks keep waiting."""
 
 LARGE_CHUNK = 128
 """Slots from which one product per chunk keeps the processor busy."""
@@ -284,7 +286,8 @@ def _fold(windows: Tensor) -> Tensor:
 def _blocks(query: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
     """For queries (g, n, m, d): functions that take a block out of a tensor (g, n, i, j), as (chunks, i, j)."""
     number, n, m, _ = query.shape
-    fitting = max(1, budget(BLOCK_BYTES) // (3 * m * m * query.element_size()))
+    largest = BLOCK_BYTES if query.device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
+    fitting = max(1, budget(largest) // (3 * m * m * query.element_size()))
     for first in range(0, number, max(1, fitting // n)):
         some = slice(first, first + max(1, fitting // n))
         for start in range(0, n, fitting):

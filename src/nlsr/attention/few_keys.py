@@ -68,7 +68,10 @@ class FewKeys:
 
 
 def dots(query: Float[Tensor, "n d"], key: Float[Tensor, "m d"], index: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """query[i] . key[index[i, j]], in the dtype of the queries; the index is int32."""
+    """query[i] . key[index[i, j]], in the dtype of the queries; the index is int32.
+
+    A product is the same number wherever it is asked for, to the last bit: a pair that is found twice can be told.
+    """
     count, slots = index.shape
     if _on_cpu(query) and query.dtype in (torch.float32, torch.float64):
         # No copies: 3.6 against 12 ns per product of 16 numbers, the keys gathered in blocks that fit a cache.
@@ -80,8 +83,15 @@ def dots(query: Float[Tensor, "n d"], key: Float[Tensor, "m d"], index: Int[Tens
         return torch.sparse.sampled_addmm(places, query, key.T, beta=0.0).values().view(count, slots)
     step = max(1, budget(BLOCK_BYTES) // (slots * key.shape[1] * key.element_size()))
     blocks = [slice(start, start + step) for start in range(0, count, step)]
-    picked = (key[index[block]] for block in blocks)
-    return torch.cat([(keys @ query[block, :, None])[..., 0] for keys, block in zip(picked, blocks, strict=True)])
+    return torch.cat([_summed_in_order(key[index[block]] * query[block, None]) for block in blocks])
+
+
+def _summed_in_order(products: Float[Tensor, "n k d"]) -> Float[Tensor, "n k"]:
+    """Matrix products add in an order that depends on how many they are."""
+    total = products[..., 0]
+    for column in products.unbind(2)[1:]:
+        total = total + column
+    return total
 
 
 def sort_rows(numbers: Int[Tensor, "n m"]) -> Int[Tensor, "n m"]:

@@ -46,6 +46,8 @@ class LCoANConfig:
     """The set that all positions draw on, for `leverage`."""
     centroid_decay: float = 0.999
     centroid_learning: Learning = "moving-average"
+    balanced: bool = False
+    """Positions are spread evenly over the clusters of an image."""
     upsampler: Literal["edsr", "direct"] = "edsr"
     image_skip: bool = False
     """Learn the difference to the enlarged input (nearest neighbour) instead of the image."""
@@ -75,6 +77,7 @@ def lcoan_light(scale: int) -> LCoANConfig:
         reduction=4,
         chunk_size=64,
         centroid_decay=0.99,
+        balanced=True,
         upsampler="direct",
         image_skip=True,
     )
