@@ -22,14 +22,14 @@ from nlsr.networks import (
 CATANET = CATANetConfig(
     2, channels=8, width=8, hidden=8, heads=2, num_centres=(4,), chunk_sizes=(16,), num_steps=(1,), window_sizes=(6,)
 )
-LCOAN = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16)
+LCOAN = LCoANConfig(2, channels=8, num_groups=2, num_blocks=1, num_clusters=4, chunk_size=16, balanced=True)
 PLAIN = {
     "lcoan": LCOAN,
     "smfanet": SMFANetConfig(2, channels=8, num_blocks=1),
     "pan": PANConfig(4, channels=8, upsampler_channels=4, num_blocks=1),
 }
 OF_POSITIONS = {
-    "lcoan, two rounds": replace(LCOAN, scale=3, rounds=2, share=False),
+    "lcoan, two rounds": replace(LCOAN, scale=3, rounds=2, share=False, balanced=False),
     "enlcn": ENLCNConfig(2, channels=8, num_blocks=2),
     "dlsn": DLSNConfig(2, channels=8, num_groups=1, num_blocks=1, reduction=2, chunk_size=16, rounds=2),
     "nlan": NLANConfig(2, channels=8, num_groups=1, num_blocks=1),

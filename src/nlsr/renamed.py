@@ -11,7 +11,7 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 """Class of a config or of a section of a recipe -> old name of a field -> its name today."""
 
-FORMER_PRESETS: dict[str, dict[str, Any]] = {"lcoan-light": {"num_groups": 4, "num_blocks": 2}}
+FORMER_PRESETS: dict[str, dict[str, Any]] = {"lcoan-light": {"num_groups": 4, "num_blocks": 2, "balanced": False}}
 """Preset -> fields of its config that were others when checkpoints did not name them."""
 
 

@@ -200,7 +200,7 @@ def test_the_checkpoint_of_another_run_is_refused_and_stays(tmp_path, fit, data)
 
 def test_a_run_goes_on_with_the_sizes_that_its_preset_had(tmp_path, fit):
     """A checkpoint that does not say the sizes of its network is of the time before they changed."""
-    former = ["training.steps=4", "network.num_groups=4", "network.num_blocks=2"]
+    former = ["training.steps=4", "network.num_groups=4", "network.num_blocks=2", "network.balanced=false"]
     fit("run", *former)
     path = tmp_path / "run" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
@@ -208,12 +208,27 @@ def test_a_run_goes_on_with_the_sizes_that_its_preset_had(tmp_path, fit):
     torch.save(checkpoint, path)
     fit("run", *former, resume=True)
     checkpoint["nlsr"]["recipe"] = (
-        checkpoint["nlsr"]["recipe"].replace('"num_groups":4,', "").replace('"num_blocks":2,', "")
+        checkpoint["nlsr"]["recipe"]
+        .replace('"num_groups":4,', "")
+        .replace('"num_blocks":2,', "")
+        .replace('"balanced":false,', "")
     )
     torch.save(checkpoint, path)
     fit("run", *former, resume=True)
     with pytest.raises(RecipeError, match=r"network.num_blocks: 2 in the checkpoint, now 6"):
-        fit("run", "training.steps=4", "network.num_groups=4", "network.num_blocks=6", resume=True)
+        fit("run", *former[:2], "network.num_blocks=6", resume=True)
+
+
+def test_a_run_goes_on_that_began_before_a_field_of_its_network_was_known(tmp_path, fit):
+    settings = ["training.steps=4", "network.balanced=false"]
+    fit("run", *settings)
+    path = tmp_path / "run" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["nlsr"]["network"].pop("balanced") is False
+    torch.save(checkpoint, path)
+    fit("run", *settings, resume=True)
+    with pytest.raises(RecipeError, match=r"\(network.balanced: False in the checkpoint, now True\)"):
+        fit("run", "training.steps=4", "network.balanced=true", resume=True)
 
 
 def test_how_often_is_validated_may_change_when_a_run_goes_on(tmp_path, fit):

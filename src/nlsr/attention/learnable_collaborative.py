@@ -99,9 +99,12 @@ class KMeans(nn.Module):
         return torch.stack([self._assigned(samples, centroids) for centroids in self.centroids], dim=1)
 
     def _assigned(self, samples: Float[Tensor, "b l d"], centroids: Float[Tensor, "k d"]) -> Int[Tensor, "b l"]:
-        if not self.balanced:
+        costs = prices(samples, centroids) if self.balanced else None
+        if in_graph():
+            likeness = samples @ centroids.to(samples.dtype).T
+            return (likeness if costs is None else likeness - costs[:, None]).argmax(-1)
+        if costs is None:
             return assign(samples.flatten(0, 1), centroids).view(samples.shape[:2])
-        costs = prices(samples, centroids)
         return torch.stack([assign(image, centroids, cost) for image, cost in zip(samples, costs, strict=True)])
 
     @torch.no_grad()
@@ -267,13 +270,9 @@ def assign(
     of samples."""
     with torch.autocast(samples.device.type, enabled=False):
         centroids = centroids.to(samples.dtype).T
-        if in_graph():
-            return _worth(samples, centroids, costs).argmax(-1)
-        return torch.cat([_worth(block, centroids, costs).max(-1).indices for block in samples.split(ASSIGN_BLOCK)])
-
-
-def _worth(samples: Tensor, centroids: Float[Tensor, "d k"], costs: Tensor | None) -> Float[Tensor, "s k"]:
-    return samples @ centroids if costs is None else torch.addmm(-costs, samples, centroids)
+        blocks = samples.split(ASSIGN_BLOCK)
+        worth = (block @ centroids if costs is None else torch.addmm(-costs, block, centroids) for block in blocks)
+        return torch.cat([each.max(-1).indices for each in worth])
 
 
 def prices(samples: Float[Tensor, "b l d"], centroids: Float[Tensor, "k d"]) -> Float[Tensor, "b k"]:
@@ -289,7 +288,7 @@ def prices(samples: Float[Tensor, "b l d"], centroids: Float[Tensor, "k d"]) -> 
     with torch.autocast(samples.device.type, enabled=False):
         some = torch.arange(PRICED_ON, device=samples.device) * length // PRICED_ON
         likeness = (samples[:, some] @ centroids.to(samples.dtype).T).div(SOFTNESS).softmax(-1)
-        factors = samples.new_ones(len(samples), number, 1)
+        factors = samples.new_ones(samples.shape[0], number, 1)
         for _ in range(PRICE_STEPS):
             shares = likeness.mT @ (likeness @ factors).reciprocal()
             factors = (PRICED_ON / number) / shares.clamp_min(1e-20)

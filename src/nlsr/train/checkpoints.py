@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nlsr.errors import CheckpointError, RecipeError
+from nlsr.networks import PRESETS
 from nlsr.renamed import FORMER_PRESETS
 from nlsr.train.data import Pairs
 from nlsr.train.recipe import NetworkSection, Recipe
@@ -63,7 +64,7 @@ def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
     except ValidationError as error:
         raise RecipeError("the checkpoint is of another version of nlsr; begin another run elsewhere") from error
     before, now = (_flat(one.model_dump(mode="json", exclude={"network"})) for one in (former, recipe))
-    before |= _flat({"network": saved.get("network") or _as_it_was(former.network)})
+    before |= _flat({"network": _completed(saved["network"]) if "network" in saved else _as_it_was(former.network)})
     now |= _flat({"network": sizes(recipe.network)})
     before["number of training images"], now["number of training images"] = saved["num_images"], len(pairs)
     before["weights of the teacher"], now["weights of the teacher"] = saved.get("teacher"), pairs.teacher
@@ -78,6 +79,12 @@ def check_same_run(recipe: Recipe, pairs: Pairs, saved: dict[str, Any]) -> None:
 def sizes(network: NetworkSection) -> dict[str, Any]:
     """The preset of a network and every field of its config, which a checkpoint keeps: presets may change."""
     return {"preset": network.preset, **dataclasses.asdict(network.config())}
+
+
+def _completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """`sizes` of a checkpoint, with the defaults of fields that came later: they are what was done before."""
+    fields = dataclasses.fields(PRESETS[saved["preset"]](saved["scale"]))
+    return {field.name: field.default for field in fields if field.name not in saved} | saved
 
 
 def _as_it_was(network: NetworkSection) -> dict[str, Any]:
