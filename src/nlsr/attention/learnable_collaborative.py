@@ -100,11 +100,10 @@ class KMeans(nn.Module):
 
     def _assigned(self, samples: Float[Tensor, "b l d"], centroids: Float[Tensor, "k d"]) -> Int[Tensor, "b l"]:
         costs = prices(samples, centroids) if self.balanced else None
-        if in_graph():
-            likeness = samples @ centroids.to(samples.dtype).T
-            return (likeness if costs is None else likeness - costs[:, None]).argmax(-1)
         if costs is None:
             return assign(samples.flatten(0, 1), centroids).view(samples.shape[:2])
+        if in_graph():
+            return (samples @ centroids.to(samples.dtype).T - costs[:, None]).argmax(-1)
         return torch.stack([assign(image, centroids, cost) for image, cost in zip(samples, costs, strict=True)])
 
     @torch.no_grad()
@@ -270,7 +269,7 @@ def assign(
     of samples."""
     with torch.autocast(samples.device.type, enabled=False):
         centroids = centroids.to(samples.dtype).T
-        blocks = samples.split(ASSIGN_BLOCK)
+        blocks = [samples] if in_graph() else samples.split(ASSIGN_BLOCK)
         worth = (block @ centroids if costs is None else torch.addmm(-costs, block, centroids) for block in blocks)
         return torch.cat([each.max(-1).indices for each in worth])
 
