@@ -11,13 +11,15 @@ from nlsr.train.records import read_curve
 
 CURVES = Path(__file__).parents[1] / "recipes" / "curves"
 PANELS = {
-    "x4": {"lcoan-light-x4": 0, "lcoan-light-x4-none": 0},
-    "x3, from the body of x4": {"lcoan-light-x3": 0},
-    "x2, from the body of x4": {"lcoan-light-x2": 0},
+    "x4": {"lcoan-light-x4-none": 0, "lcoan-light-x4-balanced": 0, "lcoan-light-x4-first": 0, "lcoan-light-x4": 7400},
+    "x3, on from the first part of x4": {"lcoan-light-x3": 0},
+    "x2, on from the first part of x4": {"lcoan-light-x2": 0},
 }
 """The curves of each panel, and the step each begins at."""
 LABELS = {
-    "lcoan-light-x4": "with attention: the default",
+    "lcoan-light-x4": "on from there, balanced: the default",
+    "lcoan-light-x4-first": "with attention, the first part",
+    "lcoan-light-x4-balanced": "with balanced attention",
     "lcoan-light-x4-none": "without, with two blocks more",
 }
 
