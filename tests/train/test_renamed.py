@@ -17,14 +17,14 @@ from nlsr.train.recipe import read_recipe
 
 BEGUN = Path(__file__).with_name("begun")
 KINDS = {
-    "lcoan": [],
+    "lcoan": ["network.balanced=false"],  # as the preset was
     "enlcn": [
         "network={preset='enlcn',scale=2,channels=8,num_blocks=1,num_features=16}",
         "training.losses={l1=1.0,contrastive=0.1,contrastive_after=2}",
         "training.redraw_every=2",
     ],
 }
-TODAY = {"lcoan": [], "enlcn": [setting.replace("contrastive", "attention") for setting in KINDS["enlcn"]]}
+TODAY = {"lcoan": KINDS["lcoan"], "enlcn": [setting.replace("contrastive", "attention") for setting in KINDS["enlcn"]]}
 
 
 @pytest.fixture
