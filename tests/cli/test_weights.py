@@ -49,7 +49,7 @@ def test_info_describes_packaged_weights_and_recognises_a_copy_of_them(nlsr, tmp
     assert by_file == by_name
     assert (by_name["licence"], by_name["sha256"]) == ("Apache-2.0", sha256(copy))
     lines = [line.strip() for line in nlsr("weights", "info", "lcoan-light-x3")[1].splitlines()]
-    assert "recipe.start: runs/lcoan-light-x4-none/lcoan-light-x4-none.safetensors" in lines
+    assert "recipe.start: runs/lcoan-light-x4-first/lcoan-light-x4-first.safetensors" in lines
     assert "started from.recipe.training.steps: 7400" in lines
     assert "teacher.file: SMFANet_plus_DF2K_100w_x3SR.pth" in lines
 
