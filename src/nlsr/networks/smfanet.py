@@ -167,23 +167,29 @@ def _cells(side: int) -> int:
 
 
 def _pool(features: Float[Tensor, "b c h w"], cells: tuple[int, int]) -> Float[Tensor, "b c y x"]:
-    """The maximum in each cell; where the side is no multiple of the cells, neighbours overlap. A graph takes whole
-    positions, with channels last, as the convolutions of OpenVINO leave them."""
+    """The maximum in each cell; where the side is no multiple of the cells, neighbours overlap. A graph takes each cell
+    for two runs of positions that have one length, whose maxima OpenVINO computes without reordering the features."""
     if not in_graph():
         return F.adaptive_max_pool2d(features, cells)
-    features = features.permute(0, 2, 3, 1)
-    for axis, count in zip((1, 2), cells, strict=True):
-        features = features.index_select(axis, _members(features.shape[axis], count, features.device).flatten())
-        features = features.unflatten(axis, (2 * POOLING - 1, -1)).amax(axis)
-    return features.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+    for axis, count in zip((2, 3), cells, strict=True):
+        kernel = (POOLING, 1) if axis == 2 else (1, POOLING)
+        # What is added at the border is never a maximum. It lets a side be shorter than a run.
+        padding = (POOLING // 2, 0) if axis == 2 else (0, POOLING // 2)
+        side = features.shape[axis]
+        runs = F.max_pool2d(features, kernel, stride=1, padding=padding)
+        first, last = _runs(side, count, features.device)
+        features = torch.maximum(runs.index_select(axis, first), runs.index_select(axis, last))
+    return features
 
 
-def _members(side: int, cells: int, device: torch.device) -> Int[Tensor, "m cells"]:
-    """The positions along a side that each cell covers; a cell of fewer repeats its last one."""
+def _runs(side: int, cells: int, device: torch.device) -> tuple[Int[Tensor, " cells"], Int[Tensor, " cells"]]:
+    """Where the first and the last run of `POOLING` positions in each cell lie among all runs, the first of which begins
+    half of a run before the side. A cell has fewer positions than two runs; the only one of a shorter side lies in
+    both."""
     cell = torch.arange(cells, device=device)
     first, end = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
-    # From side / cells < 2 * POOLING it follows that no cell covers as many.
-    return torch.minimum(first + torch.arange(2 * POOLING - 1, device=device)[:, None], end - 1)
+    half = POOLING // 2
+    return (first + half).clamp_max(side), (end - half).clamp_min(0)
 
 
 def _enlarge(small: Float[Tensor, "b c y x"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
