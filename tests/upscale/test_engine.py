@@ -110,7 +110,7 @@ def test_where_an_engine_fails_torch_goes_on_and_a_note_says_so(monkeypatch):
     monkeypatch.setattr(engines.Engine, "_compile", failing)
     net, picture = network(), Picture(torch.rand(1, 3, 40, 30), depth=32)
     result = Upscaler(net, engine="openvino", tile=24).upscale(picture)
-    assert result.notes == ("openvino failed on 24x24 pixels (no such kernel): torch went on",)
+    assert result.notes == ("openvino failed on 19x24 pixels (no such kernel): torch went on",)
     torch.testing.assert_close(result.picture.pixels, Upscaler(net, tile=24).upscale(picture).picture.pixels)
 
 

@@ -190,6 +190,12 @@ def chunked_floats(width: int, channels: int, *, rounds: int, chunk_size: int) -
     return (1 + 2 * rounds) * width + rounds * (3 * chunk_size + 8 + channels)
 
 
+def chunks_in_graph(width: int, *, rounds: int, chunk_size: int) -> int:
+    """`Operator.floats_in_graph` for chunks: scores, scores without those of unused slots, and keys of three chunks;
+    measured."""
+    return rounds * (6 * chunk_size + 3 * width)
+
+
 def sorted_in_graph(codes: Int[Tensor, "*b l"]) -> tuple[Int[Tensor, "*b l"], Int[Tensor, "*b l"], Int[Tensor, "1"]]:
     """The position in each slot of the sorted sequence, the slot of each position, and the number of positions.
 

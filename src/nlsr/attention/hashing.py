@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nlsr.attention.affinity import Draws, matching_dtype
-from nlsr.attention.chunked import chunked_floats
+from nlsr.attention.chunked import chunked_floats, chunks_in_graph
 from nlsr.attention.embedding import EmbeddingOperator
 from nlsr.attention.streamed import in_graph
 
@@ -56,6 +56,9 @@ class HashOperator(EmbeddingOperator):
 
     def floats_per_position(self, channels: int) -> int:
         return chunked_floats(self.width, channels, rounds=self.rounds, chunk_size=self.chunk_size)
+
+    def floats_in_graph(self) -> int:
+        return chunks_in_graph(self.width, rounds=self.rounds, chunk_size=self.chunk_size)
 
 
 def num_buckets(length: int, chunk_size: int) -> int:

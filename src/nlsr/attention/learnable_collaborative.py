@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from nlsr.attention.affinity import Draws, Keep, map_size, matching_dtype, to_tokens
-from nlsr.attention.chunked import ChunkedAffinity, chunked_floats
+from nlsr.attention.chunked import ChunkedAffinity, chunked_floats, chunks_in_graph
 from nlsr.attention.dense import embedding_width
 from nlsr.attention.embedding import EmbeddingOperator
 from nlsr.attention.streamed import in_graph
@@ -243,6 +243,10 @@ class LearnableSparsePattern(EmbeddingOperator):
     def floats_per_position(self, channels: int) -> int:
         rounds, _, width = self.kmeans.centroids.shape
         return chunked_floats(width, channels, rounds=rounds, chunk_size=self.chunk_size)
+
+    def floats_in_graph(self) -> int:
+        rounds, _, width = self.kmeans.centroids.shape
+        return chunks_in_graph(width, rounds=rounds, chunk_size=self.chunk_size)
 
     def observe(self, affinity: ChunkedAffinity) -> tuple[Tensor, ...]:
         return affinity.embedding.detach(), affinity.codes

@@ -183,9 +183,8 @@ def _pool(features: Float[Tensor, "b c h w"], cells: tuple[int, int]) -> Float[T
 
 
 def _runs(side: int, cells: int, device: torch.device) -> tuple[Int[Tensor, " cells"], Int[Tensor, " cells"]]:
-    """Where the first and the last run of `POOLING` positions in each cell lie among all runs, the first of which begins
-    half of a run before the side. A cell has fewer positions than two runs; the only one of a shorter side lies in
-    both."""
+    """Which of all runs of `POOLING` positions are the first and the last in each cell, where all runs begin half of a
+    run before the side. A cell has fewer positions than two runs; the only one of a shorter side lies in both."""
     cell = torch.arange(cells, device=device)
     first, end = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
     half = POOLING // 2

@@ -11,21 +11,21 @@ from nlsr.upscale.precision import MEMORY_SHARE, Precision
 from nlsr.upscale.tiles import OVERLAP, Axis
 
 SMALLEST_TILE = 64
-LARGEST_TILE = 352
+LARGEST_TILE = {"torch": 352, "onnxruntime": 704, "openvino": 704}
 """Beyond it a feature map of 64 channels exceeds 32 MiB, which the C library gives back to the system each time: twice
-the time per pixel."""
+the time per pixel in torch. Engines keep their memory, and larger tiles overlap less."""
 STEP = 32
 
 PROGRAM_BYTES = 24 * 2**20
 """What code, threads and scratch space take once, whatever the picture; measured."""
 SCATTERED = {"fp32": 1.15, "bf16": 1.6, "fp16": 1.6}
-"""Memory of many tiles against one of them: maps that are not given back to the system do not fit the holes that others
-left, and those of half precision are small enough to be kept. Measured; between runs it varies by a fifth."""
+"""Torch's memory of many tiles against one of them: maps that are not given back to the system do not fit the holes
+that others left, and those of half precision are small enough to be kept. Measured; between runs it varies by a fifth.
+"""
 
-
-ENGINE_SHARE = {"torch": 1.0, "onnxruntime": 2.5, "openvino": 2.3}
-"""Memory of an engine against what torch needs: chunks with their neighbours are copied, and pools of memory grow by
-halves. Measured: 1.6 to 2.5 and 1.0 to 2.1 times for PAN, `lcoan-light` and SMFANet+."""
+ENGINE_SHARE = {"torch": 1.0, "onnxruntime": 2.0, "openvino": 1.3}
+"""Memory of an engine against what torch needs, beside the weights of attentions. Measured: 1.8 to 1.9 and 0.9 to 1.2
+times for PAN, SMFANet+ and `lcoan-light`, at 256x256 as at 704x704."""
 ENGINE_BYTES = {"torch": 0, "onnxruntime": 64 * 2**20, "openvino": 128 * 2**20}
 """What an engine and its compiled network take once, whatever the picture; measured."""
 
@@ -122,7 +122,7 @@ def make_plan(
         less: said of one that is refused: what needs less.
     Raises: UsageError if refused.
     """
-    sizes = [None, *_tile_sizes(cascade)] if tile == "auto" else [None if tile == "none" else tile]
+    sizes = [None, *_tile_sizes(cascade, engine)] if tile == "auto" else [None if tile == "none" else tile]
     needs = {size: predict(cascade, job, size, precision, engine) for size in sizes}
     fitting = [size for size in sizes if needs[size] <= budget]
     chosen = fitting[0] if fitting else min(sizes, key=needs.__getitem__)
@@ -165,10 +165,10 @@ def predict(cascade: Cascade, job: Job, tile_size: int | None, precision: Precis
 def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Precision, engine: str) -> int:
     per_pixel = cascade.bytes_per_pixel(graph_share=None if engine == "torch" else ENGINE_SHARE[engine])
     channels = 4 if job.alpha else 3
-    height, width = (min(side, tile_size or side) for side in (job.height, job.width))
+    height, width = (Axis.cut(side, tile_size or side).tile_size for side in (job.height, job.width))
     tile_pixels, picture_pixels = height * width, job.height * job.width
     high = 4 * channels * cascade.scale**2  # bytes of an upscaled pixel of the picture
-    scattered = 1 if tile_pixels == picture_pixels else SCATTERED[precision]
+    scattered = 1 if tile_pixels == picture_pixels or engine != "torch" else SCATTERED[precision]
     compute = round(per_pixel * MEMORY_SHARE[precision] * tile_pixels * scattered)
     compute += high * tile_pixels if job.ensemble else 0
     handed_on = 8 * (high * job.width + 4 * channels * job.new_width) + 4 * BAND_BYTES  # with rows kept for resizing
@@ -179,8 +179,8 @@ def _computing(cascade: Cascade, job: Job, tile_size: int | None, precision: Pre
     return picture + job.held + band + compute + handed_on
 
 
-def _tile_sizes(cascade: Cascade) -> list[int]:
+def _tile_sizes(cascade: Cascade, engine: str) -> list[int]:
     """From the largest worth while to the smallest."""
-    largest = max(LARGEST_TILE // cascade.before_last, 16)
+    largest = max(LARGEST_TILE[engine] // cascade.before_last, 16)
     smallest = min(SMALLEST_TILE, largest)
     return [*range(largest, smallest, -STEP), smallest]

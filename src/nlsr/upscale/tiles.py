@@ -25,10 +25,10 @@ class Axis:
 
     @classmethod
     def cut(cls, size: int, tile_size: int) -> "Axis":
-        """As few tiles of at most `tile_size` as cover `size` with the least overlap."""
-        tile_size = min(size, tile_size)
+        """As few tiles of at most `tile_size` as cover `size` with the least overlap, and no larger than that takes."""
         overlap = min(OVERLAP, tile_size // 3)  # at most two tiles meet in any pixel
-        count = 1 if tile_size == size else -(-(size - overlap) // (tile_size - overlap))
+        count = 1 if tile_size >= size else -(-(size - overlap) // (tile_size - overlap))
+        tile_size = -(-(size + (count - 1) * overlap) // count)
         starts = tuple(round(i * (size - tile_size) / (count - 1)) for i in range(count)) if count > 1 else (0,)
         return cls(size, tile_size, starts)
 
