@@ -1,12 +1,14 @@
 """The table of exported files beside torch. Formats that need no extra."""
 
 import json
+from dataclasses import asdict
 
 import jaxtyping
 import pytest
 from tests.sockets import attempts
 
-from nlsr.benchmark.exports import measure, with_effect
+from nlsr.benchmark.exports import Row, complete, measure, with_effect
+from nlsr.export import proof
 from nlsr.networks import PAN, LCoAN, LCoANConfig, PANConfig
 from nlsr.weights import save_network
 
@@ -33,6 +35,42 @@ def test_the_command_shows_how_far_files_are_from_torch(nlsr, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "exports.jsonl").read_text().splitlines()]
     assert [len(row["largest"]) for row in rows] == [5, 0]
     assert max(rows[0]["largest"]) < 1e-4
+
+
+def test_a_run_that_was_stopped_goes_on_after_the_last_complete_network(nlsr, monkeypatch, tmp_path):
+    for name, channels in (("a", 8), ("b", 12)):
+        network = PAN(PANConfig(2, channels=channels, upsampler_channels=4, num_blocks=1))
+        save_network(tmp_path / f"{name}.safetensors", network)
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    words = ("benchmark", "exports", first, second, "--to", "pt2", "-o", tmp_path / "out")
+    compared = []
+
+    def compare(network, run):
+        compared.append(network.config.channels)
+        if compared == [8, 12]:
+            raise KeyboardInterrupt
+        return proof.compare(network, run)
+
+    monkeypatch.setattr("nlsr.benchmark.exports.compare", compare)
+    assert nlsr(*words)[0] == 130
+    rows = tmp_path / "out" / "exports.jsonl"
+    assert [json.loads(line)["name"] for line in rows.read_text().splitlines()] == [str(first)]
+    code, out, _ = nlsr(*words, "--resume")
+    assert (code, compared) == (0, [8, 12, 12])
+    assert [line.split(" | ")[0] for line in out.strip().splitlines()[2:]] == [f"| {first}", f"| {second}"]
+    rows.write_text("{}\n")
+    code, _, err = nlsr(*words, "--resume")
+    assert (code, err) == (2, f"benchmark: {rows}: expected the rows of an earlier run; leave out --resume\n")
+    assert nlsr(*words[:-2], "--resume")[2] == "benchmark: --resume: expected -o with the folder of an earlier run\n"
+
+
+def test_presets_of_another_scale_and_networks_that_lack_a_format_are_not_complete(tmp_path):
+    path = tmp_path / "exports.jsonl"
+    rows = [Row("pan", 2, "pt2", (0.0,)), Row("m.safetensors", 3, "pt2", ()), Row("m.safetensors", 3, "onnx", ())]
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    assert complete(path, scale=2, formats=["pt2"]) == [rows[0], rows[1], rows[2]]
+    assert complete(path, scale=4, formats=["pt2", "onnx"]) == rows[1:]
+    assert complete(path, scale=4) == []
 
 
 def test_a_file_that_is_too_far_from_torch_says_so(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -73,6 +74,7 @@ def measure(
     pictures: int = 9,
     megapixels: Sequence[float] = (),
     repeats: int = 3,
+    modules: Sequence[str] = (),
     report: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """Time the command with every engine that is installed, in turn, and keep the figures in the user's cache.
@@ -83,6 +85,7 @@ def measure(
         pictures: of the longer of two batches that are timed.
         megapixels: of large pictures that are timed too, each alone.
         repeats: runs that are timed; the median counts.
+        modules: that register networks of the user's own; each command imports them.
         report: called with the number of runs done and of all.
     Raises: UsageError if the cache cannot be written, CheckpointError for a model that cannot be loaded.
     """
@@ -100,19 +103,20 @@ def measure(
 
     with tempfile.TemporaryDirectory(prefix="nlsr-") as name:
         folder = Path(name)
+        run = partial(_run, folder, precision, modules)
         _make_pictures(folder, pictures, megapixels)
         for model in models:
             upscaler = Upscaler(model, precision=precision)  # type: ignore[arg-type]  # it is checked there
             failures = {}
             for engine in engines:  # the first run makes graphs and fills caches
-                failures[engine] = _run(folder, model, engine, precision, "one").failure
+                failures[engine] = run(model, engine, "one").failure
                 tell()
             working = [engine for engine in engines if not failures[engine]]
             timed: dict[tuple[str, str], list[_Run]] = {}
             for _ in range(repeats):
                 for batch in batches:
                     for engine in working:
-                        timed.setdefault((engine, batch), []).append(_run(folder, model, engine, precision, batch))
+                        timed.setdefault((engine, batch), []).append(run(model, engine, batch))
                         tell()
             measured = [_row(model, engine, timed, pictures, megapixels) for engine in working]
             rows += measured
@@ -127,7 +131,7 @@ def measure(
                 ) from error
             chosen = []
             for _ in range(repeats):  # `auto` does what these figures say
-                chosen.append(_run(folder, model, "auto", precision, "small").seconds)
+                chosen.append(run(model, "auto", "small").seconds)
                 tell()
             rows.append(_row_of_auto(model, known, median(chosen)))
     return rows
@@ -188,11 +192,11 @@ def _make_pictures(folder: Path, count: int, megapixels: Sequence[float]) -> Non
     assert read(folder / "one" / "0.png").depth == 8
 
 
-def _run(folder: Path, model: str, engine: str, precision: str, batch: str) -> _Run:
+def _run(folder: Path, precision: str, modules: Sequence[str], model: str, engine: str, batch: str) -> _Run:
     """The command in a process of its own."""
     words = ["upscale", str(folder / batch), "-o", str(folder / "out"), "--overwrite"]
     words += ["--model", model, "--engine", engine, "--precision", precision]
-    words += ["--threads", str(torch.get_num_threads())]
+    words += ["--threads", str(torch.get_num_threads()), *(f"--import={module}" for module in modules)]
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "nlsr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

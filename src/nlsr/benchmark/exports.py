@@ -1,5 +1,6 @@
 """How far exported files are from torch: every network in every format, on the sizes that each export is proved on."""
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Row:
     """One network in one format."""
 
     name: str
+    scale: int
     to: str
     largest: tuple[float, ...]
     """Difference from torch on each of the sizes of a proof; empty if there is no file."""
@@ -59,6 +61,26 @@ def measure(
                 report(number * len(formats) + index + 1, len(names) * len(formats))
 
 
+def complete(path: Path, *, scale: int, formats: Sequence[str] = ()) -> list[Row]:
+    """The rows of an earlier run whose networks are complete, in the order of the run; none if there is no such file.
+
+    Args:
+        path: of its JSON lines.
+        scale: of the presets.
+        formats: that a network needs; all by default.
+    Raises: UsageError for a file of another kind.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        told = [json.loads(line) for line in lines]
+        rows = [Row(**each | {"largest": tuple(each["largest"])}) for each in told]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: expected the rows of an earlier run; leave out --resume") from error
+    rows = [row for row in rows if row.scale == scale or row.name not in PRESETS]
+    done = {(row.name, row.to) for row in rows}
+    return [row for row in rows if all((row.name, to) in done for to in formats or FORMATS)]
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     sizes = [f"{width}x{height}" for height, width in SIZES]
@@ -85,7 +107,7 @@ def _rows(name: str, network: Network, formats: Sequence[str]) -> Iterator[Row]:
     try:
         program = record(network)
     except UsageError as error:
-        yield from (Row(name, to, (), failure=str(error)) for to in formats)
+        yield from (Row(name, network.scale, to, (), failure=str(error)) for to in formats)
         return
     for to in formats:
         form = FORMATS[to]
@@ -95,10 +117,11 @@ def _rows(name: str, network: Network, formats: Sequence[str]) -> Iterator[Row]:
                 form.write(program, path, {})
                 proof = compare(network, form.open(path))
             except (CheckpointError, ExportError) as error:
-                yield Row(name, to, (), failure=str(error))
+                yield Row(name, network.scale, to, (), failure=str(error))
                 continue
         yield Row(
             name,
+            network.scale,
             to,
             tuple(each.largest for each in proof.differences),
             proof.share,

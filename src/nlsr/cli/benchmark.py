@@ -176,6 +176,7 @@ def engines(
     repeats: Annotated[int, typer.Option(min=1, help="Runs that are timed; the median counts.")] = 3,
     output: Folder = None,
     threads: Threads = None,
+    imports: Imports = None,
 ) -> None:
     """How long the whole command takes with each engine that is installed; `--engine auto` chooses by it."""
     import torch
@@ -194,6 +195,7 @@ def engines(
             pictures=pictures,
             megapixels=megapixels or (),
             repeats=repeats,
+            modules=imports or (),
             report=counter,
         )
     machine = facts("cpu", torch.get_num_threads())
@@ -214,22 +216,33 @@ def exports(
     ] = None,
     scale: Annotated[int, typer.Option(min=2, help="Scale of the networks.")] = 2,
     output: Folder = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the networks that are complete in the folder of -o.")
+    ] = False,
     threads: Threads = None,
     imports: Imports = None,
 ) -> None:
-    """How far exported files are from torch, on the sizes that each export is proved on."""
-    from nlsr.benchmark.exports import measure, table
+    """How far exported files are from torch, on the sizes that each export is proved on.
+
+    What -o writes is there as soon as a file is compared, and --resume goes on after it.
+    """
+    from nlsr.benchmark.exports import complete, measure, table
     from nlsr.cli.progress import Counter
     from nlsr.networks import PRESETS
 
     if output:
         _check_folder(output)
     chosen = names or [name for name in PRESETS if name != "glan"]  # another name of dlsn
+    if resume and not output:
+        raise UsageError("--resume: expected -o with the folder of an earlier run")
+    rows = complete(output / "exports.jsonl", scale=scale, formats=formats or ()) if output and resume else []
+    missing = [name for name in chosen if name not in {row.name for row in rows}]
     with Counter("exporting") as counter:
-        rows = list(measure(chosen, scale=scale, formats=formats or (), report=counter))
+        for row in measure(missing, scale=scale, formats=formats or (), report=counter):
+            rows.append(row)
+            if output:
+                _write(output, "exports", [dataclasses.asdict(each) for each in rows], [table(rows)])
     print(table(rows))
-    if output:
-        _write(output, "exports", [dataclasses.asdict(row) for row in rows], [table(rows)])
 
 
 @app.command()
