@@ -69,6 +69,17 @@ def test_weights_may_lie_in_memory_as_they_like(tmp_path):
     assert depthwise.stride() == (9, 1, 3, 1)
 
 
+def test_a_file_computes_in_single_precision_whatever_its_maker_computed_in(tmp_path):
+    network, picture = small("pan"), proofs.example()[..., :24, :20].contiguous()
+    with torch.no_grad():
+        expected = network(picture)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            proof = export(network, tmp_path / "a.pt2", to="pt2")
+            assert not torch.allclose(network(picture).float(), expected, atol=1e-5)
+        torch.testing.assert_close(FORMATS["pt2"].open(tmp_path / "a.pt2")(picture), expected, atol=1e-6, rtol=1e-5)
+    assert proof.largest < 1e-5
+
+
 def test_a_file_says_what_it_holds(tmp_path):
     network = small("pan")
     export(network, tmp_path / "a.pt2", to="pt2", card={"steps": 7})

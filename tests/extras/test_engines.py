@@ -19,7 +19,7 @@ from tests.sockets import FATAL, attempts
 from nlsr import Upscaler
 from nlsr.benchmark.networks import REQUESTS
 from nlsr.errors import CheckpointError
-from nlsr.export import FORMATS, export
+from nlsr.export import FORMATS, export, onnx_of
 from nlsr.export.formats import open_onnx, open_openvino
 from nlsr.export.graph import record
 from nlsr.export.onnx import onnx_model
@@ -177,6 +177,15 @@ def test_an_engine_upscales_as_torch_does_and_finds_its_graph_again(monkeypatch,
     graph.write_bytes(graph.read_bytes()[:100])
     assert Upscaler(net, engine=engine, precision="fp32", tile=64).upscale(picture).notes == ()
     assert graph.stat().st_size > 1000
+
+
+@torch.no_grad()
+def test_a_graph_that_is_made_while_torch_computes_in_bf16_computes_in_single_precision():
+    net = small("pan")
+    expected = net(example())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        graph = onnx_of(net)
+    torch.testing.assert_close(open_onnx(graph)(example()), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

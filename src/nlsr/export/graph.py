@@ -20,8 +20,12 @@ LARGEST_SIDE = 2**14
 
 
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)  # a caller's would be recorded
 def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
-    """The graph of a network in eval mode. Raises: UsageError with the operation and the reason if it has none."""
+    """The graph of a network in eval mode, in single precision whatever the caller computes in.
+
+    Raises: UsageError with the operation and the reason if it has none.
+    """
     check_exportable(network)
     name = name_of(network)
     network = _in_rows(network)

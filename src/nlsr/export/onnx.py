@@ -15,6 +15,7 @@ OPSET = 18
 """Understood by ONNX Runtime since 1.14 and by OpenVINO since 2023."""
 
 
+@torch.autocast("cpu", enabled=False)  # a caller's would become part of the file
 def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     """The file. Raises: ExportError with the operation that ONNX lacks."""
     from nlsr.export.streamed_onnx import attention

@@ -62,6 +62,7 @@ def prove(network: Network, run: Run, *, weights: Weights = "fp32") -> Proof:
 
 
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)
 def compare(network: Network, run: Run) -> Proof:
     """How far a file is from its network. Raises: ExportError where it fails, or makes an image of another size."""
     picture = example()

@@ -28,6 +28,8 @@ from nlsr.upscale.precision import Precision, choose, has_fast_bf16
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime", "openvino")
+GRAPHS = 2
+"""Counts changes of graphs, so that a cache gives no earlier ones."""
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
@@ -87,7 +89,11 @@ class Engine:
 
     def _key(self, network: Network) -> str:
         """Of the network and of all that a graph and its proof depend on."""
-        made_by = [self.name, *(f"{name} {version(name)}" for name in ("nlsr", "torch", "onnxscript", self.name))]
+        made_by = [
+            f"graphs {GRAPHS}",
+            self.name,
+            *(f"{name} {version(name)}" for name in ("nlsr", "torch", "onnxscript", self.name)),
+        ]
         return hashlib.sha256(" ".join([identity(network), *made_by]).encode()).hexdigest()[:32]
 
 
