@@ -20,7 +20,6 @@ LARGEST_SIDE = 2**14
 
 
 @torch.no_grad()
-@torch.autocast("cpu", enabled=False)  # a caller's would be recorded
 def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
     """The graph of a network in eval mode, in single precision whatever the caller computes in.
 
@@ -31,8 +30,9 @@ def record(network: Network, *, weights: Weights = "fp32") -> ExportedProgram:
     network = _in_rows(network)
     sides = {"height": Dim("height", min=1, max=LARGEST_SIDE), "width": Dim("width", min=1, max=LARGEST_SIDE)}
     free = {0: Dim("batch", min=1), 2: sides["height"], 3: sides["width"]}
+    single = torch.autocast("cpu", enabled=False)  # a caller's would be recorded
     try:
-        with _holding_directions(network), _any_size(), warnings.catch_warnings():
+        with _holding_directions(network), _any_size(), single, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about its own ways
             module = HalfWeights(network) if weights == "fp16" else network
             program = torch.export.export(module, (torch.rand(EXAMPLE),), dynamic_shapes=(free,), strict=False)

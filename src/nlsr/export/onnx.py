@@ -15,15 +15,20 @@ OPSET = 18
 """Understood by ONNX Runtime since 1.14 and by OpenVINO since 2023."""
 
 
-@torch.autocast("cpu", enabled=False)  # a caller's would become part of the file
 def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     """The file. Raises: ExportError with the operation that ONNX lacks."""
     from nlsr.export.streamed_onnx import attention
 
     names: Any = dict(input_names=["low_res"], output_names=["upscaled"])
     table: Any = {torch.ops.aten.scaled_dot_product_attention.default: attention}
+    single = torch.autocast("cpu", enabled=False)  # a caller's would become part of the file
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx", "onnxscript"):
+        with (
+            single,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            _quiet("torch.onnx", "onnxscript"),
+        ):
             warnings.simplefilter("ignore")  # torch's, about its own ways
             made: Any = torch.onnx.export(
                 program,

@@ -62,12 +62,12 @@ def prove(network: Network, run: Run, *, weights: Weights = "fp32") -> Proof:
 
 
 @torch.no_grad()
-@torch.autocast("cpu", enabled=False)
 def compare(network: Network, run: Run) -> Proof:
     """How far a file is from its network. Raises: ExportError where it fails, or makes an image of another size."""
     picture = example()
-    differences = tuple(_difference(network, run, picture[..., :height, :width]) for height, width in SIZES)
-    return Proof(differences, _lost(network, run, picture))
+    with torch.autocast("cpu", enabled=False):
+        differences = tuple(_difference(network, run, picture[..., :height, :width]) for height, width in SIZES)
+        return Proof(differences, _lost(network, run, picture))
 
 
 def check(proof: Proof, *, weights: Weights = "fp32") -> None:
