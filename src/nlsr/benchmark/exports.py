@@ -75,7 +75,7 @@ def complete(path: Path, *, scale: int, formats: Sequence[str] = ()) -> list[Row
         told = [json.loads(line) for line in lines]
         rows = [Row(**each | {"largest": tuple(each["largest"])}) for each in told]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path}: expected the rows of an earlier run; leave out --resume") from error
+        raise UsageError(f"{path}: expected the rows of an earlier run; leave out `resume`") from error
     rows = [row for row in rows if row.scale == scale or row.name not in PRESETS]
     done = {(row.name, row.to) for row in rows}
     return [row for row in rows if all((row.name, to) in done for to in formats or FORMATS)]
