@@ -9,11 +9,12 @@ Prints the largest difference over the largest value, and ends with 1 if one exc
 import sys
 import time
 from collections.abc import Callable
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from nlsr.attention import OPERATORS
+from nlsr.attention import OPERATORS, Keep, Operator
 from nlsr.networks import PRESETS, create
 
 CHANNELS = 32
@@ -25,7 +26,7 @@ def main(device: str) -> int:
     bound = 1e-3 if dtype == torch.float32 else 1e-9
     worst = 0.0
     for name in OPERATORS:
-        for keep in ("stored", "recomputed"):
+        for keep in get_args(Keep):
             found, seconds = compared(lambda name=name, keep=keep: of_operator(name, keep), device, dtype)
             print(f"operator {name:20} {keep:11} {found:8.1e} {seconds:6.1f} s", flush=True)
             worst = max(worst, found)
@@ -37,7 +38,7 @@ def main(device: str) -> int:
     return int(worst > bound)
 
 
-Computation = Callable[[nn.Module, Tensor], Tensor]
+Computation = Callable[[Any, Tensor], Tensor]
 
 
 def compared(
@@ -55,13 +56,13 @@ def compared(
     return float(max(differences)), time.perf_counter() - began
 
 
-def of_operator(name: str, keep: str) -> tuple[nn.Module, Tensor, Computation]:
+def of_operator(name: str, keep: Keep) -> tuple[nn.Module, Tensor, Computation]:
     torch.manual_seed(0)
     operator = OPERATORS[name](CHANNELS)
     features = torch.randn(2, CHANNELS, *SIZE, generator=torch.Generator().manual_seed(1))
 
-    def compute(operator: nn.Module, features: Tensor) -> Tensor:
-        affinity = operator.match(features, keep=keep)  # type: ignore[operator]
+    def compute(operator: Operator, features: Tensor) -> Tensor:
+        affinity = operator.match(features, keep=keep)
         values = torch.randn(2, affinity.num_keys, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         return affinity.aggregate(values.to(features))
 

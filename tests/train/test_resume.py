@@ -231,6 +231,16 @@ def test_a_run_goes_on_that_began_before_a_field_of_its_network_was_known(tmp_pa
         fit("run", "training.steps=4", "network.balanced=true", resume=True)
 
 
+def test_what_only_clusters_have_keeps_no_network_without_them_from_going_on(tmp_path, fit):
+    settings = ["training.steps=4", "network={preset='levn',scale=2,channels=8,num_groups=1,num_blocks=1,num_keys=8}"]
+    fit("run", *settings)
+    path = tmp_path / "run" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["nlsr"]["network"].pop("balanced") is False
+    torch.save(checkpoint, path)
+    fit("run", *settings, resume=True)
+
+
 def test_how_often_is_validated_may_change_when_a_run_goes_on(tmp_path, fit):
     whole = fit("whole")
     with pytest.raises(Interrupted):

@@ -11,4 +11,4 @@ from nlsr.networks.lcoan import LCoANConfig, lcoan_light
 
 def levn(scale: int) -> LCoANConfig:
     """`lcoan_light` in four groups of two blocks, with a set of 128 keys: one matching and three reusing attentions."""
-    return replace(lcoan_light(scale), num_groups=4, num_blocks=2, operator="leverage")
+    return replace(lcoan_light(scale), num_groups=4, num_blocks=2, balanced=False, operator="leverage")
