@@ -92,14 +92,15 @@ def run(checkout: Path, folder: Path, *words: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def step(checkout: Path, groups: int, blocks: int, folder: Path) -> float:
+def step(checkout: Path, groups: int, blocks: int, folder: Path, *settings: str) -> float:
     """Of training `lcoan-light` in these sizes on the picture of this repository, in seconds."""
+    own = (word for setting in settings for word in ("--set", setting))
     run(
         checkout,
         folder,
         *("train", str(folder / "recipe.toml"), "--data", str(HERE), "--cache", str(folder / "cache")),
         *("--threads", "1", "-o", tempfile.mkdtemp(dir=folder)),
-        *("--set", f"network.num_groups={groups}", "--set", f"network.num_blocks={blocks}"),
+        *("--set", f"network.num_groups={groups}", "--set", f"network.num_blocks={blocks}", *own),
     )
     ends = [float(end) for end in (folder / "ends").read_text().split()][FIRST:]
     return statistics.median(later - sooner for sooner, later in pairwise(ends))
@@ -124,6 +125,9 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="the other checkout")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", default="", help="only rows whose names hold this")
+    parser.add_argument(
+        "--set", action="append", default=[], help="of this checkout's trainings: training.compile=true"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -132,8 +136,11 @@ def main() -> None:
             Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{side}.png")
         (folder / "recipe.toml").write_text(RECIPE)
         weights = options.other.resolve() / WEIGHTS
+        own = {HERE: options.set}
         cases: dict[str, Callable[[Path], float]] = {
-            f"a step of training, {name}": lambda checkout, sizes=sizes: step(checkout, *sizes, folder)
+            f"a step of training, {name}": lambda checkout, sizes=sizes: step(
+                checkout, *sizes, folder, *own.get(checkout, [])
+            )
             for name, sizes in NETWORKS.items()
         } | {
             "a picture in bf16": lambda checkout: picture(checkout, weights, "bf16", folder),

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from safetensors.torch import load_file
+from torch._dynamo.exc import TorchDynamoException
 
 import nlsr
 from nlsr.errors import ImageError, RecipeError, ShapeError, TrainingError
@@ -222,6 +223,21 @@ def test_what_torch_compile_makes_of_the_network_is_trained(fit, monkeypatch):
     settings = ["training.steps=3", "training.validate_every=3"]
     assert_equal_weights(fit("plain", *settings), fit("compiled", *settings, "training.compile=true"))
     assert len(calls) == 3
+
+
+def test_a_network_that_torch_cannot_compile_is_said_in_one_line(fit, monkeypatch):
+    """As where there is no C++ compiler."""
+
+    def failing(function):
+        def fail(*inputs, **options):
+            raise TorchDynamoException("no compiler\nand a long report")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(TrainingError, match=r"training\.compile: .*\(no compiler\).*install g\+\+") as error:
+        fit("compiled", "training.compile=true")
+    assert "\n" not in str(error.value)
 
 
 def test_the_loss_falls_and_learned_clusters_fit_better_than_frozen_ones(tmp_path, data, recipe_file):

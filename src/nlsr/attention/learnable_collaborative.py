@@ -224,8 +224,9 @@ class LearnableSparsePattern(EmbeddingOperator):
 
     def _remind(self) -> None:
         """Say once, in training, that a step has passed and the clusters did not learn."""
-        trains = self.training and torch.is_grad_enabled() and not self.embed.weight.is_inference()
-        if self._is_reminded or not trains or torch.compiler.is_compiling():
+        if self._is_reminded or torch.compiler.is_compiling() or not self.training or not torch.is_grad_enabled():
+            return
+        if self.embed.weight.is_inference():
             return
         state = self.embed.weight._version  # rises with each step
         self._matched_with = state if self._matched_with is None else self._matched_with

@@ -18,12 +18,12 @@ Block = tuple[slice, ...]
 
 def budget(block_bytes: int) -> int:
     """The memory of one block; without bound inside `uncut()`."""
-    return 2**62 if _uncut.get() else block_bytes
+    return 2**62 if is_uncut() else block_bytes
 
 
 def is_uncut() -> bool:
     """Whether operations are being counted, and nothing else matters."""
-    return _uncut.get()
+    return not torch.compiler.is_compiling() and _uncut.get()
 
 
 def in_graph() -> bool:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import count, cycle
 from statistics import fmean
 from typing import Any
 
@@ -169,5 +169,5 @@ def _forget(affinity: Affinity) -> None:
 def draws_in_turn(draws: NetworkDraws | None) -> Iterator[Draws | None]:
     """What each operator of a network gets, in order."""
     if draws is None or isinstance(draws, torch.Generator):
-        return repeat(draws)
+        return cycle((draws,))
     return iter(draws)

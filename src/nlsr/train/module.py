@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from nlsr.errors import RecipeError, TrainingError
 from nlsr.evaluate import Pair, PairFolder, evaluate
 from nlsr.networks import Network
-from nlsr.networks.network import Observed
+from nlsr.networks.network import Observed, Trace
 from nlsr.train.checkpoints import check_same_run, save_batch, sizes
 from nlsr.train.course import Course, Numbers
 from nlsr.train.data import Pairs, Places, Resident, fits
@@ -85,7 +85,7 @@ class Training(lightning.LightningModule):
             self.is_divided = True
 
     def on_fit_start(self) -> None:
-        self.trace = torch.compile(self.network.trace) if self.recipe.training.compile else self.network.trace
+        self.trace = compiled(self.network.trace) if self.recipe.training.compile else self.network.trace
 
     def train_dataloader(self) -> DataLoader[Any]:
         settings = self.recipe.training
@@ -231,6 +231,24 @@ class Training(lightning.LightningModule):
         pair = PairFolder(self.validation, scale=network.scale)[0]
         with torch.inference_mode():
             return pair, upscale_with(network)(pair.low_res)
+
+
+def compiled(trace: Callable[..., Trace]) -> Callable[..., Trace]:
+    """What torch.compile makes of it when it is called first. Calls raise TrainingError where it cannot."""
+    whole = torch.compile(trace)
+    from torch._dynamo.exc import TorchDynamoException  # what torch.compile imports, and nothing else should
+
+    def run(*inputs: Any, **options: Any) -> Trace:
+        try:
+            return whole(*inputs, **options)
+        except TorchDynamoException as error:
+            reason = str(error).partition("\n")[0]
+            raise TrainingError(
+                f"training.compile: torch could not compile the network ({reason}); on a processor this takes a C++ compiler "
+                "(install g++, or name one in the variable CXX); or train without it"
+            ) from error
+
+    return run
 
 
 def _deaf(_: int) -> None:
