@@ -244,8 +244,8 @@ def compiled(trace: Callable[..., Trace]) -> Callable[..., Trace]:
         except TorchDynamoException as error:
             reason = str(error).partition("\n")[0]
             raise TrainingError(
-                f"training.compile: torch could not compile the network ({reason}); on a processor this takes a C++ compiler "
-                "(install g++, or name one in the variable CXX); or train without it"
+                f"training.compile: torch could not compile the network ({reason}); on a processor this takes a C++ "
+                "compiler (install g++, or name one in the variable CXX); or train without it"
             ) from error
 
     return run
