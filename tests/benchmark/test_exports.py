@@ -75,7 +75,7 @@ def test_presets_of_another_scale_and_networks_that_lack_a_format_are_not_comple
 
 def test_a_file_that_is_too_far_from_torch_says_so(monkeypatch, tmp_path):
     save_network(tmp_path / "m.safetensors", PAN(PANConfig(2, channels=8, upsampler_channels=4, num_blocks=1)))
-    monkeypatch.setattr("nlsr.export.proof.NEVER", -1.0)
+    monkeypatch.setattr("nlsr.export.proof.Difference.is_much", True)
     (row,) = measure([str(tmp_path / "m.safetensors")], scale=2, formats=["pt2"])
     assert row.failure.startswith("the file computes other than torch on a 1x1 picture")
     assert len(row.largest) == 5

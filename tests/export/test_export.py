@@ -108,10 +108,10 @@ def test_where_rounding_decides_a_file_may_be_as_far_off_as_the_network_from_its
     plain, first = network.forward, proofs.example()[..., 0, 0].clone()
 
     def undecided(low_res, step=0.002):
-        return plain(low_res) - step * (low_res[0, :, 0, 0] > first).any()
+        return plain(low_res) + step * (low_res[0, :, 0, 0] > first).any()
 
     monkeypatch.setattr(network, "forward", undecided)
-    proof = proofs.compare(network, lambda low_res: plain(low_res) - off)
+    proof = proofs.compare(network, lambda low_res: plain(low_res) + off)
     assert proof.share == 1
     with contextlib.nullcontext() if is_close else pytest.raises(ExportError, match=r"differ by up to 0\.06"):
         proofs.check(proof)
