@@ -179,6 +179,35 @@ def test_an_engine_upscales_as_torch_does_and_finds_its_graph_again(monkeypatch,
     assert graph.stat().st_size > 1000
 
 
+def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_came_before(monkeypatch, tmp_path):
+    shapes = []
+
+    def opened(graph, *, shape=None, **options):
+        shapes.append(shape)
+        return open_openvino(graph, shape=shape, **options)
+
+    monkeypatch.setattr("nlsr.upscale.engine.open_openvino", opened)
+    monkeypatch.setattr("nlsr.upscale.engine.FIXED_FROM", 160 * 192)
+    net, large, little = small("smfanet"), Picture(example(), depth=32), Picture(example()[..., :40, :50], depth=32)
+    upscaler = Upscaler(net, engine="openvino", precision="fp32", tile=64)
+    first, other, again = (upscaler.upscale(picture) for picture in (large, little, large))
+    rows, columns = first.plan.rows.tile_size, first.plan.columns.tile_size
+    assert shapes == [None, (1, 3, rows, columns), None, (1, 3, rows, columns)]  # a graph is proved at every size
+    assert (first.notes, other.notes, again.notes) == ((), (), ())
+    assert torch.equal(first.picture.pixels, again.picture.pixels)
+    expected = Upscaler(net, precision="fp32", tile=64).upscale(large).picture.pixels
+    torch.testing.assert_close(first.picture.pixels, expected, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_what_openvino_computed_stays_when_it_computes_more():
+    run = open_openvino(onnx_of(small("pan")))
+    first = run(example())
+    before = first.clone()
+    run(1 - example())
+    assert torch.equal(first, before)
+
+
 @torch.no_grad()
 def test_a_graph_that_is_made_while_torch_computes_in_bf16_computes_in_single_precision():
     net = small("pan")

@@ -104,7 +104,7 @@ def test_networks_that_an_engine_cannot_run_are_refused_before_a_picture_is_read
 
 
 def test_where_an_engine_fails_torch_goes_on_and_a_note_says_so(monkeypatch):
-    def failing(self, network, precision):
+    def failing(self, network, precision, shape):
         raise RuntimeError("no such kernel\nand more")
 
     monkeypatch.setattr(engines.Engine, "_compile", failing)
@@ -115,7 +115,7 @@ def test_where_an_engine_fails_torch_goes_on_and_a_note_says_so(monkeypatch):
 
 
 def test_memory_that_runs_out_in_an_engine_makes_smaller_tiles(monkeypatch):
-    def compiled(self, network, precision):
+    def compiled(self, network, precision, shape):
         def run(low_res):
             if low_res.shape[-1] > 30:
                 raise RuntimeError("failed to allocate memory")

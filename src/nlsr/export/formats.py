@@ -86,18 +86,37 @@ def write_openvino(program: ExportedProgram, path: Path, metadata: dict[str, str
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def open_openvino(graph: Path | bytes, *, threads: int | None = None, settings: dict[str, Any] | None = None) -> Run:
-    """Raises: CheckpointError for a file that OpenVINO does not read."""
+def open_openvino(
+    graph: Path | bytes,
+    *,
+    threads: int | None = None,
+    settings: dict[str, Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> Run:
+    """
+    Args:
+        threads: by default as many as torch has.
+        settings: of the processor, by OpenVINO's names.
+        shape: (batch, 3, height, width) of the images, if all will have the same.
+    Raises: CheckpointError for a file that OpenVINO does not read.
+    """
     openvino = _openvino()
     wanted = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     wanted |= {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
     try:
         core = openvino.Core()
-        model = core.compile_model(core.read_model(_content(graph)), "CPU", wanted | (settings or {}))
+        model = core.read_model(_content(graph))
+        if shape is not None:
+            model.reshape(list(shape))
+        compiled = core.compile_model(model, "CPU", wanted | (settings or {}))
     except Exception as error:
         raise _damaged(graph, error) from error
-    # A copy, as the engine uses its memory again.
-    return lambda low_res: torch.from_numpy(model(low_res.contiguous().numpy())[0].copy())
+
+    def run(low_res: Tensor) -> Tensor:
+        request = compiled.create_infer_request()  # the memory of the result is its own, and need not be copied
+        return torch.from_numpy(request.infer(low_res.contiguous().numpy(), share_outputs=True)[0])
+
+    return run
 
 
 def _onnxruntime() -> Any:

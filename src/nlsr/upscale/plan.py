@@ -123,10 +123,13 @@ def make_plan(
     Raises: UsageError if refused.
     """
     sizes = [None, *_tile_sizes(cascade, engine)] if tile == "auto" else [None if tile == "none" else tile]
-    needs = {size: predict(cascade, job, size, precision, engine) for size in sizes}
-    fitting = [size for size in sizes if needs[size] <= budget]
-    chosen = fitting[0] if fitting else min(sizes, key=needs.__getitem__)
-    need = shown(needs[chosen])
+    needs: dict[int | None, int] = {}
+    for size in sizes:
+        needs[size] = predict(cascade, job, size, precision, engine)
+        if needs[size] <= budget:
+            break
+    chosen = min(needs, key=lambda size: (needs[size] > budget, needs[size]))
+    need, fitting = shown(needs[chosen]), needs[chosen] <= budget
     if not fitting and strict:
         how = "" if tile == "auto" else " whole" if tile == "none" else f" in tiles of {tile}"
         raise UsageError(

@@ -5,6 +5,7 @@ that overflow in half precision.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -183,7 +184,7 @@ class Stream:
         engine = self._engine
         if engine is not None:
             try:
-                return self._cascade(low_res, lambda network, images: engine.run(network, images, precision))
+                return self._cascade(low_res, partial(engine.run, precision=precision, times=self.plan.num_tiles))
             except EngineFailed as error:
                 height, width = low_res.shape[2:]
                 self._engine = None
