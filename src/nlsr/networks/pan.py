@@ -6,6 +6,7 @@ Source: Zhao et al., "Efficient Image Super-Resolution Using Pixel Attention", E
 from dataclasses import dataclass
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,19 +57,22 @@ class PAN(Network):
         check_low_res(low_res)
         shallow = self.head(low_res)
         deep = self.upsample(shallow + self.fuse(self.blocks(shallow)))
+        if in_graph():
+            return self._squares(deep, low_res)
         enlarged = F.interpolate(low_res, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        return self._image(deep) + enlarged
+        return self.tail(deep) + enlarged
 
-    def _image(self, deep: Float[Tensor, "b c sh sw"]) -> Float[Tensor, "b 3 sh sw"]:
-        """The last convolution. In a graph it computes four pixels at once, which fill the registers of a processor
-        as three colours do not: half of the time."""
-        if not in_graph():
-            return self.tail(deep)
-        factor = factors(self.scale)[-1]
-        weight, squares = self.tail.weight, factor**2
-        placed = torch.stack([F.pad(weight, shift) for shift in _shifts(factor)], dim=1).flatten(0, 1)
-        bias = self.tail.bias.repeat_interleave(squares)
-        return F.pixel_shuffle(F.conv2d(deep, placed, bias, stride=factor, padding=1), factor)
+    def _squares(self, deep: Float[Tensor, "b c sh sw"], low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
+        """The image, of squares of pixels: four at once fill the registers of a processor as three colours do not, and
+        the bilinear enlargement is a convolution too."""
+        *before, factor = factors(self.scale)
+        weight = torch.stack([F.pad(self.tail.weight, shift) for shift in _shifts(factor)], dim=1).flatten(0, 1)
+        bias = self.tail.bias.repeat_interleave(factor**2)
+        squares = F.conv2d(deep, weight, bias, stride=factor, padding=1)
+        enlarged = F.conv2d(F.pad(low_res, (1, 1, 1, 1), mode="replicate"), bilinear(self.scale, factor).to(low_res))
+        for earlier in before:
+            enlarged = F.pixel_shuffle(enlarged, earlier)
+        return F.pixel_shuffle(squares + enlarged, factor)
 
     def bytes_per_pixel(self) -> int:
         """Few maps before the upsampler, three and a half at once in it; measured."""
@@ -115,6 +119,19 @@ class Enlarge(nn.Module):
         added = torch.stack([F.pad(self.first.weight, shift) for shift in _shifts(self.factor)]).sum(0)
         backwards = added.transpose(0, 1).flip(2, 3)  # as a transposed convolution runs through its weights
         return F.conv_transpose2d(features, backwards, self.first.bias, stride=self.factor, padding=1)
+
+
+def bilinear(scale: int, last: int) -> Float[Tensor, "outputs 3 3 3"]:
+    """Weights of a convolution of RGB, continued by its border, that enlarges it bilinearly.
+
+    Args:
+        last: the factor of the last pixel shuffle; one before it does the rest.
+    """
+    distance = (torch.arange(scale) + 0.5) / scale - 0.5 - torch.arange(-1, 2)[:, None]  # of each neighbour
+    along = (1 - distance.abs()).clamp(min=0)
+    kernels = einsum(along, along, "i y, j x -> y x i j")
+    kernels = rearrange(kernels, "(y1 y2) (x1 x2) i j -> (y2 x2 y1 x1) i j", y2=last, x2=last)
+    return einsum(torch.eye(3), kernels, "c d, n i j -> c n d i j").flatten(0, 1)
 
 
 def _shifts(factor: int) -> list[tuple[int, int, int, int]]:
