@@ -199,6 +199,38 @@ def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_ca
     torch.testing.assert_close(first.picture.pixels, expected, atol=1e-4, rtol=1e-3)
 
 
+def test_openvino_compiles_a_network_for_the_size_of_a_batch_if_all_pictures_have_one(nlsr, monkeypatch, tmp_path):
+    shapes = []
+
+    def opened(graph, *, shape=None, **options):
+        shapes.append(shape)
+        return open_openvino(graph, shape=shape, **options)
+
+    monkeypatch.setattr("nlsr.upscale.engine.open_openvino", opened)
+    monkeypatch.setattr("nlsr.upscale.engine.FIXED_FROM", 3 * 40 * 48)
+    save_network(tmp_path / "m.safetensors", small("pan"))
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        Image.effect_noise((48, 40), 20 * index + 20).convert("RGB").save(tmp_path / "in" / f"{index}.png")
+    words = ("upscale", tmp_path / "in", "-o", tmp_path / "out", "--model", tmp_path / "m.safetensors")
+    words += ("--engine", "openvino", "--precision", "fp32")
+    assert nlsr(*words)[0] == 0
+    assert shapes == [None, (1, 3, 40, 48)]  # once to prove the graph
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+
+    (tmp_path / "out" / "1.png").unlink()
+    assert nlsr(*words, "--resume")[0] == 0
+    assert shapes[2:] == [(1, 3, 40, 48)]  # of a batch of three pictures, two of which are finished
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")} == made
+
+    (tmp_path / "in" / "3.png").write_bytes(b"no picture")
+    assert nlsr(*words, "--overwrite")[0] == 1
+    (tmp_path / "in" / "3.png").unlink()
+    Image.effect_noise((48, 41), 20).convert("RGB").save(tmp_path / "in" / "4.png")
+    assert nlsr(*words, "--overwrite")[0] == 0
+    assert shapes[3:] == [None, None]
+
+
 @torch.no_grad()
 def test_what_openvino_computed_stays_when_it_computes_more():
     run = open_openvino(onnx_of(small("pan")))

@@ -59,16 +59,23 @@ class PAN(Network):
         deep = self.upsample(shallow + self.fuse(self.blocks(shallow)))
         if in_graph():
             return self._squares(deep, low_res)
-        enlarged = F.interpolate(low_res, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        return self.tail(deep) + enlarged
+        return self.tail(deep) + self._enlarged(low_res)
 
-    def _squares(self, deep: Float[Tensor, "b c sh sw"], low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
+    def _enlarged(self, low_res: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 sh sw"]:
+        return F.interpolate(low_res, scale_factor=self.scale, mode="bilinear", align_corners=False)
+
+    def _squares(
+        self, deep: Float[Tensor, "b c sh sw"], low_res: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b 3 sh sw"]:
         """The image, of squares of pixels: four at once fill the registers of a processor as three colours do not, and
-        the bilinear enlargement is a convolution too."""
+        the bilinear enlargement is a convolution too where its weights are exact in half precision, which thirds are
+        not."""
         *before, factor = factors(self.scale)
         weight = torch.stack([F.pad(self.tail.weight, shift) for shift in _shifts(factor)], dim=1).flatten(0, 1)
-        bias = self.tail.bias.repeat_interleave(factor**2)
-        squares = F.conv2d(deep, weight, bias, stride=factor, padding=1)
+        assert self.tail.bias is not None
+        squares = F.conv2d(deep, weight, self.tail.bias.repeat_interleave(factor**2), stride=factor, padding=1)
+        if factor == 3:
+            return F.pixel_shuffle(squares, factor) + self._enlarged(low_res)
         enlarged = F.conv2d(F.pad(low_res, (1, 1, 1, 1), mode="replicate"), bilinear(self.scale, factor).to(low_res))
         for earlier in before:
             enlarged = F.pixel_shuffle(enlarged, earlier)

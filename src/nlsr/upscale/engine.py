@@ -31,9 +31,9 @@ ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime", "openvino")
 GRAPHS = 3
 """Counts changes of graphs, so that a cache gives no earlier ones."""
 FIXED_FROM = 1_000_000
-"""So many pixels of one size in one picture, whole or in tiles, make OpenVINO compile a network for that size alone. It
-takes 0.1 to 0.5 s, and then 3 to 17 % less time and up to a third less memory. What it takes for other sizes is given
-up: a network is compiled once in each precision."""
+"""So many pixels of one size, in a whole picture, in tiles or in a batch of pictures of one size, make OpenVINO compile
+a network for that size alone. It takes 0.1 to 0.5 s, and then 3 to 17 % less time and up to a third less memory. What
+was made for other sizes is given up: a network is compiled once in each precision."""
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
@@ -59,8 +59,8 @@ class Engine:
         """What a network makes of images.
 
         Args:
-            times: how often images of this size come, as the plan of the picture says: which rounding they get must
-                not depend on what came before.
+            times: how often images of this size come, as the plan of the picture says: how they are rounded must not
+                depend on what came before.
         Raises: EngineFailed if the engine does not compute it, MemoryError if memory runs out.
         """
         try:

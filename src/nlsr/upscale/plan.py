@@ -62,6 +62,7 @@ class Plan:
         tile_size: the largest side of a tile in pixels of the picture; None takes it whole.
         precision: in which the networks compute.
         engine: what computes them.
+        alike: how many pictures of this size follow each other in a batch; an engine may prepare for it.
         predicted: the memory it will take beside the program, in bytes.
         reason: why it is whole or tiled, in words.
     """
@@ -76,6 +77,7 @@ class Plan:
     predicted: int
     reason: str
     engine: str = "torch"
+    alike: int = 1
 
     @property
     def rows(self) -> Axis:

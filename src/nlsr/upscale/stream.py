@@ -183,8 +183,9 @@ class Stream:
         """By the engine; where it fails torch goes on."""
         engine = self._engine
         if engine is not None:
+            times = self.plan.num_tiles * self.plan.alike
             try:
-                return self._cascade(low_res, partial(engine.run, precision=precision, times=self.plan.num_tiles))
+                return self._cascade(low_res, partial(engine.run, precision=precision, times=times))
             except EngineFailed as error:
                 height, width = low_res.shape[2:]
                 self._engine = None

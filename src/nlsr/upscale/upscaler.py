@@ -254,11 +254,12 @@ class Upscaler:
             held = new_height * new_width * (4 if alpha else 3) * _SAMPLES[depth].itemsize
         return self._plan(height, width, depth, alpha, held, reading, strict=self.memory is not None)
 
-    def plan_file(self, header: Header, *, format: str) -> Plan:
+    def plan_file(self, header: Header, *, format: str, alike: int = 1) -> Plan:
         """How a picture with this header will be upscaled by `save`, into a file of this format.
 
         Args:
             format: as `nlsr.images.check_target` names it.
+            alike: how many pictures of this size follow each other.
         Raises: UsageError if a budget was given that the plan does not keep, or if the result of a format that is
             written in one piece would exceed the machine's.
         """
@@ -268,7 +269,8 @@ class Upscaler:
         in_one_piece = not streams(format)
         strict = self.memory is not None or (in_one_piece and held > self.budget)
         less = f", or write PNG or TIFF: {format} is written in one piece" if in_one_piece else ""
-        return self._plan(height, width, header.depth, alpha, held, header.reading, strict=strict, less=less)
+        plan = self._plan(height, width, header.depth, alpha, held, header.reading, strict=strict, less=less)
+        return replace(plan, alike=alike)
 
     def _plan(
         self, height: int, width: int, depth: int, alpha: bool, held: int, reading: int, *, strict: bool, less: str = ""

@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -152,8 +152,11 @@ class _Batch:
         self.upscaler, self.saving, self.manifest, self.staging = upscaler, saving, manifest, staging
         self.started, self.report = started, report
         self.aside = upscaler.budget // ASIDE
+        self.alike = 1
 
     def results(self, tasks: Sequence[Task]) -> Iterator[Done]:
+        if self.upscaler.engine_name != "torch" and self.staging is None:
+            self.alike = _alike(tasks)
         ahead: Future[_Read | Done | None] | None = None
         writing: Future[Done] | None = None
         with ThreadPoolExecutor(2) as threads:
@@ -244,7 +247,7 @@ class _Batch:
         """
         _, new_height, new_width = self.upscaler.size.of(header.height, header.width, otherwise=self.upscaler.scale)
         format = check_format(task.target, height=new_height, width=new_width, format=self.saving.format)
-        return format, self.upscaler.plan_file(header, format=format)
+        return format, self.upscaler.plan_file(header, format=format, alike=self.alike)
 
     def _fits_beside_others(self, picture: Picture, plan: Plan, format: str) -> bool:
         """Whether the budget has room for the result, and for two pictures more beside the computation."""
@@ -324,6 +327,33 @@ class _Batch:
         except Exception as error:
             return _failed(done, error)
         return replace(done, outcome=outcome, notes=(*done.notes, *outcome.notes))
+
+
+def _alike(tasks: Sequence[Task]) -> int:
+    """The number of pictures if all have one size, by their headers; else 1, as soon as one differs. Pictures that are
+    finished count too: those that are left must be made as all would be."""
+    first = None
+    for task in tasks:
+        header = _header(task.source)
+        size = header and (header.height, header.width)
+        if size is None or size != (first or size):
+            return 1
+        first = size
+    return len(tasks)
+
+
+def _header(source: Path) -> Header | None:
+    """None of a file that is none of a picture; what is wrong with it is said when its turn comes."""
+    found: list[Header] = []
+
+    def stop(header: Header) -> None:
+        found.append(header)
+        raise ImageError("its header is all that is wanted")
+
+    with suppress(NlsrError, OSError):
+        if source.is_file():  # what a pipe gives can be read once
+            read(source, check=stop)
+    return found[0] if found else None
 
 
 def _failed(done: Done, error: Exception) -> Done:
