@@ -189,6 +189,15 @@ def test_a_tie_goes_to_the_lowest_cluster():
     assert assign(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), centroids).tolist() == [1, 0]
 
 
+def test_a_graph_that_is_recorded_assigns_as_the_network_does_ties_too(monkeypatch):
+    kmeans = started([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]], balanced=True)
+    embedding = clouds(batch=2, length=40)[..., :3]
+    expected = kmeans(embedding)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(kmeans(embedding), expected)
+    assert set(expected.unique().tolist()) == {0, 1}
+
+
 def mostly_sky(length=2000, seed=0):
     """Positions of which nine in ten look nearly alike, and centroids all around."""
     draw = generator(seed)

@@ -103,7 +103,7 @@ class KMeans(nn.Module):
         if costs is None:
             return assign(samples.flatten(0, 1), centroids).view(samples.shape[:2])
         if in_graph():
-            return (samples @ centroids.to(samples.dtype).T - costs[:, None]).argmax(-1)
+            return _largest(samples @ centroids.to(samples.dtype).T - costs[:, None])
         return torch.stack([assign(image, centroids, cost) for image, cost in zip(samples, costs, strict=True)])
 
     @torch.no_grad()
@@ -277,6 +277,14 @@ def assign(
         blocks = [samples] if in_graph() else samples.split(ASSIGN_BLOCK)
         worth = (block @ centroids if costs is None else torch.addmm(-costs, block, centroids) for block in blocks)
         return torch.cat([each.max(-1).indices for each in worth])
+
+
+def _largest(worth: Float[Tensor, "b l k"]) -> Int[Tensor, "b l"]:
+    """The index of the largest, the lowest on a tie: of two reductions, which engines compute in a quarter of the time
+    that they take to search."""
+    last = worth.shape[-1] - 1
+    found = worth >= worth.amax(-1, keepdim=True)
+    return torch.where(found, torch.arange(last + 1, device=worth.device), last).amin(-1)
 
 
 def prices(samples: Float[Tensor, "b l d"], centroids: Float[Tensor, "k d"]) -> Float[Tensor, "b k"]:
