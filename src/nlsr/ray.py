@@ -35,7 +35,7 @@ from nlsr.images import one_line, read, write
 from nlsr.imports import import_modules
 from nlsr.memory import shown
 from nlsr.upscale import Upscaler
-from nlsr.upscale.batch import Done, Manifest, Part, Saving, Staging, Task, may_begin
+from nlsr.upscale.batch import Done, Manifest, Part, Saving, Staging, Task, may_begin, pictures_alike
 from nlsr.upscale.batch import run as run_here
 from nlsr.upscale.precision import choose
 
@@ -169,6 +169,7 @@ def run(
         workers: how many at most.
     Raises: UsageError for a cluster that cannot do it: too small, of another version, or without the folders.
     """
+    alike = pictures_alike(upscaler, tasks, staging)
     known = [task for task in tasks if task.problem is not None]
     if known:
         yield from run_here(upscaler, known, saving, manifest=manifest, staging=staging)
@@ -186,7 +187,7 @@ def run(
     for together, waiting in ((size, 1), (1, 0)):  # what was lost with its workers each time, is tried once more alone
         todo = list(left)
         groups = (
-            _Group.of(todo[first : first + together], manifest, ours, staging)
+            _Group.of(todo[first : first + together], manifest, ours, staging, alike)
             for first in range(0, len(todo), together)
         )
         for done in _results(upscaler, groups, saving, manifest, room, waiting):
@@ -376,24 +377,30 @@ class _Group:
     tasks: Sequence[Task]
     part: Part
     staging: Staging | None
+    alike: int
+    """Of all pictures: what is made of one does not depend on its group."""
 
     @classmethod
-    def of(cls, tasks: Sequence[Task], manifest: Manifest, ours: set[Path], staging: Staging | None) -> "_Group":
+    def of(
+        cls, tasks: Sequence[Task], manifest: Manifest, ours: set[Path], staging: Staging | None, alike: int
+    ) -> "_Group":
         targets = [task.target for task in tasks]
         known = staging.part([*targets, *(task.source for task in tasks)]) if staging else None
-        return cls(tasks, Part(manifest, targets, ours), known)
+        return cls(tasks, Part(manifest, targets, ours), known, alike)
 
     def upscale(self, upscaler: Upscaler, saving: Saving) -> list[Done]:
         """What became of them. What comes from object storage, or goes there, lies in a folder of its own meanwhile."""
         if self.staging is None:
-            return [_sendable(done) for done in run_here(upscaler, self.tasks, saving, manifest=self.part)]
+            made = run_here(upscaler, self.tasks, saving, manifest=self.part, alike=self.alike)
+            return [_sendable(done) for done in made]
         with tempfile.TemporaryDirectory(prefix="nlsr-") as name:
             before, here = self.staging.folder, Path(name)
             moved = partial(self.staging.moved, folder=here)
             tasks = [replace(task, source=moved(task.source), target=moved(task.target)) for task in self.tasks]
             self.part.folder = moved(self.part.folder)
             self.staging.move(here)
-            results = list(run_here(upscaler, tasks, saving, manifest=self.part, staging=self.staging))
+            made = run_here(upscaler, tasks, saving, manifest=self.part, staging=self.staging, alike=self.alike)
+            results = list(made)
         back = (str(here), str(before))
         return [replace(_sendable(done, back), task=task) for task, done in zip(self.tasks, results, strict=False)]
 

@@ -25,10 +25,13 @@ from nlsr.export.graph import record
 from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import example
 from nlsr.images import Picture
+from nlsr.memory import peak_memory, reset_peak
 from nlsr.networks import PRESETS, PANConfig
 from nlsr.serve.asked import Asked
 from nlsr.serve.computing import Computing
 from nlsr.serve.settings import Settings
+from nlsr.upscale.batch import Saving, Task
+from nlsr.upscale.batch import run as run_batch
 from nlsr.upscale.identity import identity
 from nlsr.weights import save_network
 
@@ -113,6 +116,7 @@ from nlsr.benchmark.networks import REQUESTS
 from nlsr.export import export
 from nlsr.export.proof import example
 from nlsr.images import Picture
+from nlsr.memory import peak_memory, reset_peak
 from nlsr.networks import PAN, PANConfig
 jaxtyping.config.update("jaxtyping_disable", True)
 network = PAN(PANConfig(2, channels=8, upsampler_channels=4, num_blocks=1)).eval()
@@ -223,12 +227,18 @@ def test_openvino_compiles_a_network_for_the_size_of_a_batch_if_all_pictures_hav
     assert shapes[2:] == [(1, 3, 40, 48)]  # of a batch of three pictures, two of which are finished
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")} == made
 
+    upscaler = Upscaler(tmp_path / "m.safetensors", engine="openvino", precision="fp32")
+    part = [Task(tmp_path / "in" / "1.png", tmp_path / "part.png")]  # as a worker of a cluster gets it
+    assert [done.status for done in run_batch(upscaler, part, Saving(), alike=3)] == ["done"]
+    assert shapes[3:] == [(1, 3, 40, 48)]
+    assert (tmp_path / "part.png").read_bytes() == made["1.png"]
+
     (tmp_path / "in" / "3.png").write_bytes(b"no picture")
     assert nlsr(*words, "--overwrite")[0] == 1
     (tmp_path / "in" / "3.png").unlink()
     Image.effect_noise((48, 41), 20).convert("RGB").save(tmp_path / "in" / "4.png")
     assert nlsr(*words, "--overwrite")[0] == 0
-    assert shapes[3:] == [None, None]
+    assert shapes[4:] == [None, None]
 
 
 @torch.no_grad()
@@ -238,6 +248,17 @@ def test_what_openvino_computed_stays_when_it_computes_more():
     before = first.clone()
     run(1 - example())
     assert torch.equal(first, before)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the system does not start a new peak")
+def test_onnxruntime_takes_no_more_memory_for_a_picture_that_comes_again():
+    before = reset_peak()
+    run, picture = open_onnx(onnx_of(small("pan"))), torch.rand(1, 3, 384, 384)
+    run(picture)
+    first = peak_memory() - before
+    for _ in range(3):
+        run(picture)
+    assert peak_memory() - before < 1.3 * first
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ def open_onnx(graph: Path | bytes, *, threads: int | None = None) -> Run:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.enable_mem_pattern = False  # from the second run of a size on it would take its memory twice
     options.log_severity_level = 3
 
     try:

@@ -113,6 +113,7 @@ def run(
     *,
     manifest: Record | None = None,
     staging: Staging | None = None,
+    alike: int | None = None,
     started: Callable[[Task], None] | None = None,
     report: Report | None = None,
 ) -> Generator[Done, None, None]:
@@ -124,13 +125,31 @@ def run(
     Args:
         manifest: where finished results are recorded and looked up.
         staging: where files of object storage lie while they are in hand.
+        alike: what `pictures_alike` says of all pictures, if these are a part of them.
         started: called before a picture is computed. report: called after each of its tiles.
     """
-    batch = _Batch(upscaler, saving, manifest, staging, started, report)
+    alike = pictures_alike(upscaler, tasks, staging) if alike is None else alike
+    batch = _Batch(upscaler, saving, manifest, staging, alike, started, report)
     for done in batch.results(tasks):
         yield done
         if done.ends_all:
             return
+
+
+def pictures_alike(upscaler: Upscaler, tasks: Sequence[Task], staging: Staging | None = None) -> int:
+    """The number of pictures if all have one size, which an engine may prepare for; else 1. Their headers are read,
+    until one differs, if they are files of this machine. Pictures that are finished count too: those that are left must
+    be made as all would be."""
+    if upscaler.engine_name == "torch" or staging is not None:
+        return 1
+    first = None
+    for task in tasks:
+        header = _header(task.source)
+        size = header and (header.height, header.width)
+        if size is None or size != (first or size):
+            return 1
+        first = size
+    return len(tasks)
 
 
 def may_begin(task: Task, saving: Saving, manifest: Record, staging: Staging | None) -> bool:
@@ -146,17 +165,15 @@ class _Batch:
         saving: Saving,
         manifest: Record | None,
         staging: Staging | None,
+        alike: int,
         started: Callable[[Task], None] | None,
         report: Report | None,
     ) -> None:
         self.upscaler, self.saving, self.manifest, self.staging = upscaler, saving, manifest, staging
-        self.started, self.report = started, report
+        self.alike, self.started, self.report = alike, started, report
         self.aside = upscaler.budget // ASIDE
-        self.alike = 1
 
     def results(self, tasks: Sequence[Task]) -> Iterator[Done]:
-        if self.upscaler.engine_name != "torch" and self.staging is None:
-            self.alike = _alike(tasks)
         ahead: Future[_Read | Done | None] | None = None
         writing: Future[Done] | None = None
         with ThreadPoolExecutor(2) as threads:
@@ -327,19 +344,6 @@ class _Batch:
         except Exception as error:
             return _failed(done, error)
         return replace(done, outcome=outcome, notes=(*done.notes, *outcome.notes))
-
-
-def _alike(tasks: Sequence[Task]) -> int:
-    """The number of pictures if all have one size, by their headers; else 1, as soon as one differs. Pictures that are
-    finished count too: those that are left must be made as all would be."""
-    first = None
-    for task in tasks:
-        header = _header(task.source)
-        size = header and (header.height, header.width)
-        if size is None or size != (first or size):
-            return 1
-        first = size
-    return len(tasks)
 
 
 def _header(source: Path) -> Header | None:
