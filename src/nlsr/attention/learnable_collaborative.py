@@ -224,9 +224,10 @@ class LearnableSparsePattern(EmbeddingOperator):
 
     def _remind(self) -> None:
         """Say once, in training, that a step has passed and the clusters did not learn."""
-        if self._is_reminded or torch.compiler.is_compiling() or not self.training or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling():  # what follows would break the graph
             return
-        if self.embed.weight.is_inference():
+        trains = self.training and torch.is_grad_enabled() and not self.embed.weight.is_inference()
+        if self._is_reminded or not trains:
             return
         state = self.embed.weight._version  # rises with each step
         self._matched_with = state if self._matched_with is None else self._matched_with

@@ -22,7 +22,8 @@ def budget(block_bytes: int) -> int:
 
 
 def is_uncut() -> bool:
-    """Whether operations are being counted, and nothing else matters."""
+    """Whether operations are being counted, and nothing else matters; never while torch compiles, which reads no
+    context."""
     return not torch.compiler.is_compiling() and _uncut.get()
 
 

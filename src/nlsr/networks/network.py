@@ -169,5 +169,5 @@ def _forget(affinity: Affinity) -> None:
 def draws_in_turn(draws: NetworkDraws | None) -> Iterator[Draws | None]:
     """What each operator of a network gets, in order."""
     if draws is None or isinstance(draws, torch.Generator):
-        return cycle((draws,))
+        return cycle((draws,))  # not `repeat`, which torch.compile does not know
     return iter(draws)
