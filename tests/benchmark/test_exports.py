@@ -1,14 +1,15 @@
 """The table of exported files beside torch. Formats that need no extra."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import jaxtyping
 import pytest
 from tests.sockets import attempts
 
 from nlsr.benchmark.exports import Row, complete, measure, with_effect
-from nlsr.export import proof
+from nlsr.errors import CheckpointError
+from nlsr.export import FORMATS, proof
 from nlsr.networks import PAN, LCoAN, LCoANConfig, PANConfig
 from nlsr.weights import save_network
 
@@ -79,6 +80,16 @@ def test_a_file_that_is_too_far_from_torch_says_so(monkeypatch, tmp_path):
     (row,) = measure([str(tmp_path / "m.safetensors")], scale=2, formats=["pt2"])
     assert row.failure.startswith("the file computes other than torch on a 1x1 picture")
     assert len(row.largest) == 5
+
+
+def test_a_file_that_its_own_library_cannot_run_is_not_called_damaged(monkeypatch, tmp_path):
+    def fails(path):
+        raise CheckpointError(f"{path}: damaged, or written by another version") from RuntimeError("no kernel\nof many")
+
+    save_network(tmp_path / "m.safetensors", PAN(PANConfig(2, channels=8, upsampler_channels=4, num_blocks=1)))
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=fails))
+    (row,) = measure([str(tmp_path / "m.safetensors")], scale=2, formats=["pt2"])
+    assert (row.failure, row.largest) == ("cannot be run (no kernel)", ())
 
 
 def test_an_attention_that_starts_as_the_identity_gets_an_effect():
