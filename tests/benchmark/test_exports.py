@@ -89,7 +89,7 @@ def test_a_file_that_its_own_library_cannot_run_is_not_called_damaged(monkeypatc
     save_network(tmp_path / "m.safetensors", PAN(PANConfig(2, channels=8, upsampler_channels=4, num_blocks=1)))
     monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], open=fails))
     (row,) = measure([str(tmp_path / "m.safetensors")], scale=2, formats=["pt2"])
-    assert (row.failure, row.largest) == ("cannot be run (no kernel)", ())
+    assert (row.failure, row.largest) == ("the file cannot be run (no kernel); no file was written", ())
 
 
 def test_an_attention_that_starts_as_the_identity_gets_an_effect():

@@ -219,13 +219,16 @@ def test_a_run_goes_on_with_the_sizes_that_its_preset_had(tmp_path, fit):
         fit("run", *former[:2], "network.num_blocks=6", resume=True)
 
 
-def test_a_run_goes_on_that_began_before_a_field_of_its_network_was_known(tmp_path, fit):
-    settings = ["training.steps=4", "network.balanced=false"]
-    fit("run", *settings)
-    path = tmp_path / "run" / "last.ckpt"
+def forget_balanced(path):
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["nlsr"]["network"].pop("balanced") is False
     torch.save(checkpoint, path)
+
+
+def test_a_run_goes_on_that_began_before_a_field_of_its_network_was_known(tmp_path, fit):
+    settings = ["training.steps=4", "network.balanced=false"]
+    fit("run", *settings)
+    forget_balanced(tmp_path / "run" / "last.ckpt")
     fit("run", *settings, resume=True)
     with pytest.raises(RecipeError, match=r"\(network.balanced: False in the checkpoint, now True\)"):
         fit("run", "training.steps=4", "network.balanced=true", resume=True)
@@ -234,10 +237,7 @@ def test_a_run_goes_on_that_began_before_a_field_of_its_network_was_known(tmp_pa
 def test_what_only_clusters_have_keeps_no_network_without_them_from_going_on(tmp_path, fit):
     settings = ["training.steps=4", "network={preset='levn',scale=2,channels=8,num_groups=1,num_blocks=1,num_keys=8}"]
     fit("run", *settings)
-    path = tmp_path / "run" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["nlsr"]["network"].pop("balanced") is False
-    torch.save(checkpoint, path)
+    forget_balanced(tmp_path / "run" / "last.ckpt")
     fit("run", *settings, resume=True)
 
 

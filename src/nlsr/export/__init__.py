@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from nlsr.errors import CheckpointError, ExportError, TargetError, UsageError
-from nlsr.export.formats import FORMATS, Format, Weights, reason_of
+from nlsr.errors import TargetError, UsageError
+from nlsr.export.formats import FORMATS, Format, Weights, open_made
 from nlsr.export.graph import check_exportable, record
 from nlsr.export.onnx import onnx_model
 from nlsr.export.proof import Proof, prove
@@ -63,12 +63,7 @@ def export(
     network = network.eval().to("cpu", torch.float32)
     with _beside(path, form) as unproved:
         form.write(record(network, weights=weights), unproved, _metadata(network, weights, card))
-        try:
-            run = form.open(unproved)
-        except CheckpointError as error:  # it was made a moment ago: its library has no form of what is in it
-            reason = reason_of(error.__cause__ or error)
-            raise ExportError(f"`to={to}`: cannot be run ({reason}); no file was written") from error
-        return prove(network, run, weights=weights)
+        return prove(network, open_made(form, unproved), weights=weights)
 
 
 def onnx_of(network: Network) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from nlsr.errors import CheckpointError
+from nlsr.errors import CheckpointError, ExportError
 from nlsr.export.onnx import onnx_model
 from nlsr.extras import require
 
@@ -43,6 +43,15 @@ class Format:
     def files(self, path: Path) -> list[Path]:
         """All files of a graph."""
         return [path, *(path.with_suffix(suffix) for suffix in self.beside)]
+
+
+def open_made(form: Format, path: Path) -> Run:
+    """Of a file that was made a moment ago. Raises: ExportError if its own library has no form of what is in it."""
+    try:
+        return form.open(path)
+    except CheckpointError as error:
+        reason = reason_of(error.__cause__ or error)
+        raise ExportError(f"the file cannot be run ({reason}); no file was written") from error
 
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from nlsr.images.files import (
     is_picture,
     one_line,
     read,
+    read_header,
     write,
     write_bands,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "luma",
     "one_line",
     "read",
+    "read_header",
     "resize",
     "streams",
     "to_8_bits",

@@ -163,6 +163,25 @@ def read(path: PathLike, *, max_pixels: int = MAX_PIXELS, check: Callable[[Heade
     )
 
 
+class _Seen(NlsrError):
+    def __init__(self, header: Header) -> None:
+        super().__init__("seen")
+        self.header = header
+
+
+def read_header(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """What a file is, before its pixels are decoded. Raises: ImageError, as `read`."""
+
+    def stop(header: Header) -> None:
+        raise _Seen(header)
+
+    try:
+        read(path, max_pixels=max_pixels, check=stop)
+    except _Seen as seen:
+        return seen.header
+    raise AssertionError("a file was read without its header being checked")
+
+
 def write(
     path: PathLike,
     picture: Picture,

@@ -165,16 +165,9 @@ class Computing:
 
     def header(self, picture: Path) -> "Header":
         """What a file is, before its pixels are decoded. Raises: ImageError, as `nlsr.images.read`."""
-        from nlsr.images import read
+        from nlsr.images import read_header
 
-        def stop(header: "Header") -> None:
-            raise _Seen(header)
-
-        try:
-            read(picture, max_pixels=self.settings.max_pixels, check=stop)
-        except _Seen as seen:
-            return seen.header
-        raise AssertionError("a file was read without its header being checked")
+        return read_header(picture, max_pixels=self.settings.max_pixels)
 
     def estimate(self, asked: Asked, header: "Header") -> Estimate:
         """Raises: as a command does for what cannot be done, before anything is computed."""
@@ -281,12 +274,6 @@ class Computing:
                     shelf.popitem(last=False)
             shelf.move_to_end(key)
             return shelf[key]
-
-
-class _Seen(NlsrError):
-    def __init__(self, header: "Header") -> None:
-        super().__init__("seen")
-        self.header = header
 
 
 def _speed_key(asked: Asked, plan: "Plan") -> tuple[Any, ...]:

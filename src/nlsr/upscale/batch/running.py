@@ -23,6 +23,7 @@ from nlsr.images import (
     holds_alpha,
     one_line,
     read,
+    read_header,
     write,
 )
 from nlsr.memory import out_of_memory
@@ -348,16 +349,10 @@ class _Batch:
 
 def _header(source: Path) -> Header | None:
     """None of a file that is none of a picture; what is wrong with it is said when its turn comes."""
-    found: list[Header] = []
-
-    def stop(header: Header) -> None:
-        found.append(header)
-        raise ImageError("its header is all that is wanted")
-
     with suppress(NlsrError, OSError):
         if source.is_file():  # what a pipe gives can be read once
-            read(source, check=stop)
-    return found[0] if found else None
+            return read_header(source)
+    return None
 
 
 def _failed(done: Done, error: Exception) -> Done:
