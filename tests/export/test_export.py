@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.small import OF_OTHER_SCALES, OF_POSITIONS, OF_WINDOWS, PLAIN, small, with_effect
 from tests.sockets import attempts
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nlsr as package
 from nlsr.errors import CheckpointError, ExportError, TargetError, UsageError
@@ -47,6 +48,24 @@ def test_the_form_for_graphs_computes_what_the_network_does_at_every_size(monkey
     with _holding_directions(network):
         for picture, upscaled in zip(pictures, expected, strict=True):
             torch.testing.assert_close(network(picture), upscaled, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_no_tensor_of_a_graph_of_pft_holds_the_scores_of_several_heads(monkeypatch):
+    """An engine that plans without sizes holds the largest tensor many times."""
+    network, picture, largest = small("pft"), torch.rand(1, 3, 16, 16), []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            largest.append(result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    with Watching():
+        network(picture)
+    shifted_windows, positions = 9, 8 * 8
+    assert max(largest) == shifted_windows * positions**2
 
 
 @pytest.fixture(scope="module")

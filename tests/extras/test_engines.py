@@ -262,6 +262,44 @@ def test_onnxruntime_takes_no_more_memory_for_a_picture_that_comes_again():
     assert peak_memory() - before < 1.3 * first + 2**25
 
 
+@pytest.mark.parametrize(
+    ("channels", "processor", "in_blocks"), [(40, "AVX512", False), (40, "AVX2", True), (32, "AVX512", True)]
+)
+def test_onnxruntime_lays_channels_in_blocks_where_they_fill_them(monkeypatch, channels, processor, in_blocks):
+    import onnxruntime
+
+    opened = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda graph, options, **_: opened.append(options))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    open_onnx(onnx_of(build(PANConfig(2, channels=channels, upsampler_channels=16, num_blocks=1)).eval()))
+    level = onnxruntime.GraphOptimizationLevel
+    assert opened[0].graph_optimization_level == (level.ORT_ENABLE_ALL if in_blocks else level.ORT_ENABLE_EXTENDED)
+
+
+def of_gelu(approximate):
+    """A graph, and what it should compute of which features."""
+    network, features = torch.nn.GELU(approximate), torch.randn(1, 3, 9, 7)
+    return onnx_model(torch.export.export(network, (features,)), {}), features, network(features)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_computed_as_torch_does(approximate):
+    graph, features, expected = of_gelu(approximate)
+    torch.testing.assert_close(open_onnx(graph)(features), expected)
+
+
+def test_onnxruntime_computes_gelu_in_one_pass(tmp_path):
+    import onnx
+    import onnxruntime
+
+    graph, _, _ = of_gelu("none")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    operations = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert operations == ["Gelu"]
+
+
 @torch.no_grad()
 def test_a_graph_that_is_made_while_torch_computes_in_bf16_computes_in_single_precision():
     net = small("pan")

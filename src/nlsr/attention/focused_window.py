@@ -8,7 +8,7 @@ The published kernels lose gradients of keys and values to a race of threads, an
 products are dense ones in blocks, or gathered where few keys are left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class FocusedAffinity(GroupAffinity):
 
     def __init__(self, layout: Layout, focus: list[Focus]) -> None:
         super(GroupAffinity, self).__init__(layout.height * layout.width, size=(layout.height, layout.width))
-        self.layout, self.heads, self.focus = layout, focus[0][0].shape[1], focus
+        self.layout, self.focus = layout, focus
+        self.heads = len(focus) if in_graph() else focus[0][0].shape[1]
         self._stored = [weights for weights, _ in focus]
 
     reach_is = "kept of its window"
@@ -45,9 +46,14 @@ class FocusedAffinity(GroupAffinity):
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         """Raises: ShapeError if the heads cannot share the channels equally."""
         check_heads(values.shape[2], self.heads)
-        pieces = (by_head(piece, self.heads) for piece in self.layout.keys(values))
-        drawn = [aggregate(weights, kept, piece) for (weights, kept), piece in zip(self.focus, pieces, strict=True)]
-        return self.layout.restore([side_by_side(piece) for piece in drawn])
+        pieces = [by_head(piece, self.heads) for piece in self.layout.keys(values)]
+        if in_graph():
+            pieces = list(pieces[0].split(1, dim=1))
+        drawn = [
+            side_by_side(aggregate(weights, kept, piece))
+            for (weights, kept), piece in zip(self.focus, pieces, strict=True)
+        ]
+        return self.layout.restore([torch.cat(drawn, dim=2)] if in_graph() else drawn)
 
     def reach(self, queries: Int[Tensor, " q"]) -> Bool[Tensor, " keys"]:
         hits = (self._hits(index, places, queries)[3] for index, places in enumerate(self.layout.places()))
@@ -106,21 +112,34 @@ class FocusedWindow(ShiftedWindow):
         layout = self.layout(height, width)
         matching = matching_dtype(query.dtype)
         scaled, key = query.to(matching) * self.score_scale, key.to(matching)
-        pieces = list(zip(layout.queries(scaled), layout.keys(key), self.biases(layout), strict=True))
+        queries, keys = (
+            [by_head(piece, self.heads) for piece in given] for given in (layout.queries(scaled), layout.keys(key))
+        )
+        pieces = list(zip(queries, keys, [bias.to(matching) for bias in self.biases(layout)], strict=True))
+        marked, unused = layout.unused(), None
+        if marked is not None:
+            pieces, unused = _head_by_head(*pieces[0]), of_each_image(marked[0], query.shape[0])
         earlier = [(None, None)] * len(pieces) if before is None else before.focus
-        unused: Sequence[Tensor | None] = [of_each_image(empty, query.shape[0]) for empty in layout.unused() or []] or [
-            None
-        ] * len(earlier)
         focus = [
-            narrow(
-                by_head(q, self.heads), by_head(k, self.heads), bias.to(matching), empty, *kept, num_keys=self.num_keys
-            )
-            for (q, k, bias), empty, kept in zip(pieces, unused, earlier, strict=True)
+            narrow(*piece, unused, *kept, num_keys=self.num_keys) for piece, kept in zip(pieces, earlier, strict=True)
         ]
         return FocusedAffinity(layout, focus)
 
     def floats_per_position(self, channels: int) -> int:
         return 3 * self.heads * self.num_keys + 3 * self.width + 2 * channels
+
+    def floats_in_graph(self) -> int:
+        """Measured in OpenVINO at 96x96, where shifted windows hold nearly twice the positions of the map."""
+        return 12 * self.heads * self.window_size**2
+
+
+def _head_by_head(
+    query: Float[Tensor, "g h n d"], key: Float[Tensor, "g h m d"], bias: Float[Tensor, "_ n m"]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The pieces of a graph. Engines that know no sizes hold as much as the largest tensor many times, and here a score
+    of every pair would be several gigabytes."""
+    biases = bias.expand(query.shape[1], -1, -1)
+    return list(zip(query.split(1, dim=1), key.split(1, dim=1), biases.split(1), strict=True))
 
 
 def narrow(

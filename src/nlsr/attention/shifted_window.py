@@ -152,11 +152,15 @@ class ShiftedWindow(HeadsOperator):
 
     def biases(self, layout: Layout) -> list[Float[Tensor, "_ _ _"]]:
         """For each pair of slots (i, j) and (k, l) of a window, the entry for the offset (i - k, j - l)."""
-        side = self.window_size
-        table = rearrange(self.offset_bias, "(rows columns) heads -> heads rows columns", rows=2 * side - 1)
-        whole = table.unfold(1, side, 1).unfold(2, side, 1).flip(3, 4)
+        side, table = self.window_size, self.offset_bias.t()
         shapes = layout.shapes if isinstance(layout, Windows) else [(side, side)]
-        return [whole[:, :i, :j, :i, :j].flatten(3, 4).flatten(1, 2) for i, j in shapes]
+        place = torch.arange(side, device=table.device)
+        apart = place[:, None] - place + side - 1
+        biases = []
+        for i, j in shapes:
+            entry = (2 * side - 1) * apart[:i, None, :i, None] + apart[None, :j, None, :j]
+            biases.append(table.index_select(1, entry.flatten()).view(-1, i * j, i * j))
+        return biases
 
     def floats_per_position(self, channels: int) -> int:
         return grouped_floats(self.width, channels, self.heads, keys=self.window_size**2)

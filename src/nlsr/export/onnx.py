@@ -17,10 +17,11 @@ OPSET = 18
 
 def onnx_model(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     """The file. Raises: ExportError with the operation that ONNX lacks."""
-    from nlsr.export.streamed_onnx import attention
+    from nlsr.export.operations import attention, gelu
 
     names: Any = dict(input_names=["low_res"], output_names=["upscaled"])
-    table: Any = {torch.ops.aten.scaled_dot_product_attention.default: attention}
+    aten = torch.ops.aten
+    table: Any = {aten.scaled_dot_product_attention.default: attention, aten.gelu.default: gelu}
     single = torch.autocast("cpu", enabled=False)  # a caller's would become part of the file
     try:
         with (

@@ -28,7 +28,7 @@ from nlsr.upscale.precision import Precision, choose, has_fast_bf16
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 ENGINES: tuple[EngineName, ...] = ("torch", "onnxruntime", "openvino")
-GRAPHS = 4
+GRAPHS = 5
 """Counts changes of graphs, so that a cache gives no earlier ones."""
 FIXED_FROM = 1_000_000
 """So many pixels of one size, in a whole picture, in tiles or in a batch of pictures of one size, make OpenVINO compile

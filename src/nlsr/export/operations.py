@@ -1,5 +1,7 @@
-"""Exact attention in ONNX, in memory linear in the positions: queries are scanned block by block. The exporter's form
-makes all weights at once. Imported only where onnxscript is installed."""
+"""Operations in ONNX of which torch's exporter has a larger or slower form. Imported only where onnxscript is
+installed."""
+
+import math
 
 from onnxscript import FLOAT, graph, script
 from onnxscript.onnx_opset import opset18 as op
@@ -7,7 +9,8 @@ from onnxscript.onnx_opset import opset18 as op
 
 @script()
 def streamed_attention(query: FLOAT, key: FLOAT, values: FLOAT) -> FLOAT:
-    """softmax(query . key) values: (b, h, q, d), (b, h, k, d), (b, h, k, c) -> (b, h, q, c)."""
+    """softmax(query . key) values: (b, h, q, d), (b, h, k, d), (b, h, k, c) -> (b, h, q, c). In memory linear in the
+    positions: queries are scanned block by block, where the exporter's form makes all weights at once."""
     zero, one, three = op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[0, 0, 0])
     queries, keys = op.Shape(query, start=2, end=3), op.Shape(key, start=2, end=3)
     step = op.Max(op.Div(op.Constant(value_ints=[4_194_304]), keys), one)
@@ -43,3 +46,17 @@ def attention(
 ) -> FLOAT:
     """`torch.nn.functional.scaled_dot_product_attention` without a mask, and not scaled, which is all a graph has."""
     return streamed_attention(query, key, value)
+
+
+def gelu(self: FLOAT, approximate: str = "none") -> FLOAT:
+    """`torch.nn.functional.gelu`. In this order ONNX Runtime finds the exact one, and computes it in one pass."""
+
+    def number(value: float) -> FLOAT:
+        return op.CastLike(op.Constant(value_float=value), self)
+
+    if approximate == "tanh":
+        cubed = op.Mul(op.Mul(self, self), op.Mul(self, number(0.044715)))
+        curve = op.Tanh(op.Mul(op.Add(self, cubed), number((2 / math.pi) ** 0.5)))
+    else:
+        curve = op.Erf(op.Div(self, number(2**0.5)))
+    return op.Mul(op.Mul(self, op.Add(curve, number(1))), number(0.5))
