@@ -23,7 +23,7 @@ from nlsr.export import FORMATS, export, onnx_of
 from nlsr.export.formats import open_onnx, open_openvino
 from nlsr.export.graph import record
 from nlsr.export.onnx import onnx_model
-from nlsr.export.proof import example
+from nlsr.export.proof import SIZES, example
 from nlsr.images import Picture
 from nlsr.memory import give_back, peak_memory, reset_peak
 from nlsr.networks import PRESETS, PANConfig, build
@@ -114,7 +114,7 @@ import jaxtyping, torch
 from nlsr import Upscaler
 from nlsr.benchmark.networks import REQUESTS
 from nlsr.export import export
-from nlsr.export.proof import example
+from nlsr.export.proof import SIZES, example
 from nlsr.images import Picture
 from nlsr.networks import PAN, PANConfig
 jaxtyping.config.update("jaxtyping_disable", True)
@@ -200,6 +200,22 @@ def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_ca
     assert torch.equal(first.picture.pixels, again.picture.pixels)
     expected = Upscaler(net, precision="fp32", tile=64).upscale(large).picture.pixels
     torch.testing.assert_close(first.picture.pixels, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_openvino_never_compiles_a_heavy_network_for_every_size(monkeypatch, tmp_path):
+    shapes = []
+
+    def opened(graph, *, shape=None, **options):
+        shapes.append(shape)
+        return open_openvino(graph, shape=shape, **options)
+
+    monkeypatch.setattr("nlsr.upscale.engine.open_openvino", opened)
+    net, picture = small("lcoan"), Picture(example()[..., :40, :50], depth=32)
+    monkeypatch.setattr("nlsr.upscale.engine.HEAVY", max(operator.floats_in_graph() for operator in net.operators()))
+    result = Upscaler(net, engine="openvino", precision="fp32").upscale(picture)
+    assert result.notes == ()
+    assert shapes[:5] == [(1, 3, *size) for size in SIZES]
+    assert shapes[-1] == (1, 3, 40, 50)
 
 
 def test_openvino_compiles_a_network_for_the_size_of_a_batch_if_all_pictures_have_one(nlsr, monkeypatch, tmp_path):

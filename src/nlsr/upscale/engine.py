@@ -34,6 +34,9 @@ FIXED_FROM = 1_000_000
 """So many pixels of one size, in a whole picture, in tiles or in a batch of pictures of one size, make OpenVINO compile
 a network for that size alone. It takes 0.1 to 0.5 s, and then 3 to 17 % less time and up to a third less memory. What
 was made for other sizes is given up: a network is compiled once in each precision."""
+HEAVY = 2**15
+"""Where an attention holds so many numbers of a position in a graph (PFT), OpenVINO always compiles for one size: for
+every size it takes two to three times the memory, and half as much time again."""
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
@@ -64,7 +67,7 @@ class Engine:
         Raises: EngineFailed if the engine does not compute it, MemoryError if memory runs out.
         """
         try:
-            key, shape = (id(network), precision), self._fixed(low_res, times)
+            key, shape = (id(network), precision), self._fixed(network, low_res, times)
             if key not in self._compiled or self._compiled[key][0] != shape:
                 self._compiled.pop(key, None)  # gives back its memory
                 self._compiled[key] = shape, self._compile(network, precision, shape)
@@ -76,10 +79,13 @@ class Engine:
                 raise MemoryError from error
             raise EngineFailed(reason_of(error)) from error
 
-    def _fixed(self, low_res: Tensor, times: int) -> Shape:
+    def _fixed(self, network: Network, low_res: Tensor, times: int) -> Shape:
         """The size that a network is compiled for; None for every one."""
         large = times * low_res.shape[2] * low_res.shape[3] >= FIXED_FROM
-        return tuple(low_res.shape) if large and self.name == "openvino" else None
+        return tuple(low_res.shape) if (large and self.name == "openvino") or self._is_heavy(network) else None
+
+    def _is_heavy(self, network: Network) -> bool:
+        return self.name == "openvino" and any(each.floats_in_graph() >= HEAVY for each in network.operators())
 
     def _compile(self, network: Network, precision: Precision, shape: Shape) -> Run:
         """From the cache, where it is written first; a cache that cannot be written costs time alone."""
@@ -88,13 +94,19 @@ class Engine:
             with contextlib.suppress(CheckpointError):  # damaged: it is made again
                 return self._open(precision, shape)(path)
         graph = onnx_of(network)
-        prove(network, self._open("fp32", cache=False)(graph))
+        prove(network, self._proved(network, graph))
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
                 file.write(graph)
             return self._open(precision, shape)(path)
         return self._open(precision, shape, cache=False)(graph)
+
+    def _proved(self, network: Network, graph: bytes) -> Run:
+        """A graph compiled for every size, or anew for each where that is how it will be run."""
+        if not self._is_heavy(network):
+            return self._open("fp32", cache=False)(graph)
+        return lambda low_res: self._open("fp32", tuple(low_res.shape), cache=False)(graph)(low_res)
 
     def _open(self, precision: Precision, shape: Shape = None, *, cache: bool = True) -> Callable[[Path | bytes], Run]:
         if self.name == "onnxruntime":
