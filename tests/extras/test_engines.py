@@ -114,7 +114,7 @@ import jaxtyping, torch
 from nlsr import Upscaler
 from nlsr.benchmark.networks import REQUESTS
 from nlsr.export import export
-from nlsr.export.proof import SIZES, example
+from nlsr.export.proof import example
 from nlsr.images import Picture
 from nlsr.networks import PAN, PANConfig
 jaxtyping.config.update("jaxtyping_disable", True)
@@ -182,7 +182,8 @@ def test_an_engine_upscales_as_torch_does_and_finds_its_graph_again(monkeypatch,
     assert graph.stat().st_size > 1000
 
 
-def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_came_before(monkeypatch, tmp_path):
+def compiled_for(monkeypatch):
+    """The sizes that OpenVINO compiles networks for, as it does."""
     shapes = []
 
     def opened(graph, *, shape=None, **options):
@@ -190,6 +191,11 @@ def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_ca
         return open_openvino(graph, shape=shape, **options)
 
     monkeypatch.setattr("nlsr.upscale.engine.open_openvino", opened)
+    return shapes
+
+
+def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_came_before(monkeypatch, tmp_path):
+    shapes = compiled_for(monkeypatch)
     monkeypatch.setattr("nlsr.upscale.engine.FIXED_FROM", 160 * 192)
     net, large, little = small("smfanet"), Picture(example(), depth=32), Picture(example()[..., :40, :50], depth=32)
     upscaler = Upscaler(net, engine="openvino", precision="fp32", tile=64)
@@ -203,13 +209,7 @@ def test_openvino_compiles_a_network_for_the_size_of_a_large_picture_whatever_ca
 
 
 def test_openvino_never_compiles_a_heavy_network_for_every_size(monkeypatch, tmp_path):
-    shapes = []
-
-    def opened(graph, *, shape=None, **options):
-        shapes.append(shape)
-        return open_openvino(graph, shape=shape, **options)
-
-    monkeypatch.setattr("nlsr.upscale.engine.open_openvino", opened)
+    shapes = compiled_for(monkeypatch)
     net, picture = small("lcoan"), Picture(example()[..., :40, :50], depth=32)
     monkeypatch.setattr("nlsr.upscale.engine.HEAVY", max(operator.floats_in_graph() for operator in net.operators()))
     result = Upscaler(net, engine="openvino", precision="fp32").upscale(picture)
@@ -219,13 +219,7 @@ def test_openvino_never_compiles_a_heavy_network_for_every_size(monkeypatch, tmp
 
 
 def test_openvino_compiles_a_network_for_the_size_of_a_batch_if_all_pictures_have_one(nlsr, monkeypatch, tmp_path):
-    shapes = []
-
-    def opened(graph, *, shape=None, **options):
-        shapes.append(shape)
-        return open_openvino(graph, shape=shape, **options)
-
-    monkeypatch.setattr("nlsr.upscale.engine.open_openvino", opened)
+    shapes = compiled_for(monkeypatch)
     monkeypatch.setattr("nlsr.upscale.engine.FIXED_FROM", 3 * 40 * 48)
     save_network(tmp_path / "m.safetensors", small("pan"))
     (tmp_path / "in").mkdir()

@@ -46,9 +46,7 @@ class FocusedAffinity(GroupAffinity):
     def aggregate(self, values: Float[Tensor, "b keys c"]) -> Float[Tensor, "b queries c"]:
         """Raises: ShapeError if the heads cannot share the channels equally."""
         check_heads(values.shape[2], self.heads)
-        pieces = [by_head(piece, self.heads) for piece in self.layout.keys(values)]
-        if in_graph():
-            pieces = list(pieces[0].split(1, dim=1))
+        pieces = _pieces(self.layout.keys(values), self.heads)
         drawn = [
             side_by_side(aggregate(weights, kept, piece))
             for (weights, kept), piece in zip(self.focus, pieces, strict=True)
@@ -112,13 +110,13 @@ class FocusedWindow(ShiftedWindow):
         layout = self.layout(height, width)
         matching = matching_dtype(query.dtype)
         scaled, key = query.to(matching) * self.score_scale, key.to(matching)
-        queries, keys = (
-            [by_head(piece, self.heads) for piece in given] for given in (layout.queries(scaled), layout.keys(key))
-        )
-        pieces = list(zip(queries, keys, [bias.to(matching) for bias in self.biases(layout)], strict=True))
-        marked, unused = layout.unused(), None
-        if marked is not None:
-            pieces, unused = _head_by_head(*pieces[0]), of_each_image(marked[0], query.shape[0])
+        queries, keys = (_pieces(given, self.heads) for given in (layout.queries(scaled), layout.keys(key)))
+        biases = [bias.to(matching) for bias in self.biases(layout)]
+        if in_graph():
+            biases = list(biases[0].expand(self.heads, -1, -1).split(1))
+        marked = layout.unused()
+        unused = None if marked is None else of_each_image(marked[0], query.shape[0])
+        pieces = list(zip(queries, keys, biases, strict=True))
         earlier = [(None, None)] * len(pieces) if before is None else before.focus
         focus = [
             narrow(*piece, unused, *kept, num_keys=self.num_keys) for piece, kept in zip(pieces, earlier, strict=True)
@@ -128,18 +126,12 @@ class FocusedWindow(ShiftedWindow):
     def floats_per_position(self, channels: int) -> int:
         return 3 * self.heads * self.num_keys + 3 * self.width + 2 * channels
 
-    def floats_in_graph(self) -> int:
-        """Measured in OpenVINO at 96x96, where shifted windows hold nearly twice the positions of the map."""
-        return 12 * self.heads * self.window_size**2
 
-
-def _head_by_head(
-    query: Float[Tensor, "g h n d"], key: Float[Tensor, "g h m d"], bias: Float[Tensor, "_ n m"]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The pieces of a graph. Engines that know no sizes hold as much as the largest tensor many times, and here a score
-    of every pair would be several gigabytes."""
-    biases = bias.expand(query.shape[1], -1, -1)
-    return list(zip(query.split(1, dim=1), key.split(1, dim=1), biases.split(1), strict=True))
+def _pieces(given: list[Float[Tensor, "_ _ c"]], heads: int) -> list[Float[Tensor, "_ _ _ d"]]:
+    """By head. Each head of a graph is a piece of its own: engines that know no sizes hold as much as the largest
+    tensor many times, and the scores of all heads would be gigabytes."""
+    pieces = [by_head(piece, heads) for piece in given]
+    return [head for piece in pieces for head in piece.split(1, dim=1)] if in_graph() else pieces
 
 
 def narrow(

@@ -34,7 +34,7 @@ FIXED_FROM = 1_000_000
 """So many pixels of one size, in a whole picture, in tiles or in a batch of pictures of one size, make OpenVINO compile
 a network for that size alone. It takes 0.1 to 0.5 s, and then 3 to 17 % less time and up to a third less memory. What
 was made for other sizes is given up: a network is compiled once in each precision."""
-HEAVY = 2**15
+HEAVY = 2**13
 """Where an attention holds so many numbers of a position in a graph (PFT), OpenVINO always compiles for one size: for
 every size it takes two to three times the memory, and half as much time again."""
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
